@@ -16,7 +16,8 @@ help: ## list the verbs
 demo: $(VENV)/.made ## a running mail host in a container, with proof that mail flows
 	@$(LAB) setup
 	@$(LAB) up
-	@$(LAB) run ansible-playbook -i inventories/demo playbooks/demo.yml
+	@$(LAB) run ansible-playbook -i inventories/demo site.yml molecule/shared/publish.yml \
+		playbooks/verify.yml molecule/shared/settings.yml
 
 test: $(VENV)/.made ## everything that must pass: lint, unit, molecule
 	@python3 tests/run.py lint unit molecule

@@ -64,9 +64,7 @@ def main() -> None:
     again, again_output = timed(*PLAYBOOK)
 
     print(f"bare installation of {len(packages)} packages: {bare:.1f} s")
-    print(
-        f"first run: {first:.1f} s, {first / bare:.2f} times the bare installation; {recap(first_output)}"
-    )
+    print(f"first run: {first:.1f} s, {first / bare:.2f} times that; {recap(first_output)}")
     print(f"no-change run: {again:.1f} s; {recap(again_output)}")
 
 
