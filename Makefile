@@ -20,16 +20,16 @@ demo: $(VENV)/.made ## a running mail host in a container, with proof that mail 
 		playbooks/verify.yml molecule/shared/settings.yml
 
 test: $(VENV)/.made ## everything that must pass: lint, unit, molecule
-	@python3 tests/run.py lint unit molecule
+	@$(BIN)/python tests/run.py lint unit molecule
 
 lint: $(VENV)/.made ## style and types: yamllint, ansible-lint, ruff, mypy, ansible-test sanity
-	@python3 tests/run.py lint
+	@$(BIN)/python tests/run.py lint
 
 unit: $(VENV)/.made ## unit tests
-	@python3 tests/run.py unit
+	@$(BIN)/python tests/run.py unit
 
 molecule: $(VENV)/.made ## protocol tests against real hosts in containers
-	@python3 tests/run.py molecule
+	@$(BIN)/python tests/run.py molecule
 
 bench: $(VENV)/.made ## how long runs take, beside a bare package installation
 	@$(LAB) setup

@@ -47,17 +47,16 @@ def recap(output: str) -> str:
 
 def main() -> None:
     timed(LAB, "reset", "mx1")
-    _, before = on_host(PACKAGES)
+    before = set(on_host(PACKAGES)[1].split())
     timed(*PLAYBOOK)  # fills the archive and tells which packages belong to a mail host
-    _, after = on_host(PACKAGES)
-    packages = sorted(set(after.split()) - set(before.split()))
+    packages = sorted(set(on_host(PACKAGES)[1].split()) - before)
 
     timed(LAB, "reset", "mx1")
     install = (
         "apt-get update -q && DEBIAN_FRONTEND=noninteractive "
         f"apt-get install -q -y --no-install-recommends {shlex.join(packages)}"
     )
-    bare, _ = on_host(install)
+    bare = on_host(install)[0]
 
     timed(LAB, "reset", "mx1")
     first, first_output = timed(*PLAYBOOK)
