@@ -315,3 +315,67 @@ def _line(spec: Spec, public: PublicKey | None, access: Access) -> str:
     form = public.format if public else "key data not known"
     owner = f"{access.uid}:{access.gid}".replace("-1", "")
     return f"{spec.name}. {record}; {spec.path} {form} {access.mode:04o} {owner}\n"
+
+
+# What is there
+
+
+@dataclass
+class Inventory:
+    """The key files that are there, and what cannot be read of them."""
+
+    keys: list[dict[str, Any]]
+    shared: list[dict[str, Any]]
+    faults: list[str]
+
+
+def find_keys(patterns: Sequence[str], path_template: str | None, now: float) -> Inventory:
+    """Tell of all key files that the patterns, or the template, match."""
+    found = Inventory([], [], [])
+    by_fingerprint: dict[str, list[str]] = {}
+    if not patterns and path_template:
+        patterns = [path_template.format(domain="*", selector="*")]
+    whose = _template_pattern(path_template) if path_template else None
+    root = Path("/")
+    for path in sorted({str(file) for each in patterns for file in root.glob(each.lstrip("/"))}):
+        try:
+            public = read_private_key(Path(path).read_bytes())
+            age = now - Path(path).stat().st_mtime
+        except (DkimError, OSError) as error:
+            found.faults.append(f"{path}: {error}")
+            continue
+        text = record_text(Record(public.data, k=public.type))
+        match = whose.fullmatch(path) if whose else None
+        domain, selector = (match["domain"], match["selector"]) if match else (None, None)
+        found.keys.append(
+            {
+                "domain": domain,
+                "selector": selector,
+                "name": record_name(domain, selector) if domain and selector else None,
+                "path": path,
+                "type": public.type,
+                "bits": public.bits,
+                "format": public.format,
+                "txt": text,
+                "strings": txt.split(text),
+                "fingerprint_sha256": public.fingerprint,
+                "age_days": max(0, int(age // 86400)),
+            }
+        )
+        by_fingerprint.setdefault(public.fingerprint, []).append(path)
+    found.shared = [
+        {"fingerprint_sha256": fingerprint, "paths": paths}
+        for fingerprint, paths in by_fingerprint.items()
+        if len(paths) > 1
+    ]
+    return found
+
+
+def _template_pattern(template: str) -> re.Pattern[str]:
+    """What finds domain and selector in a path, where the selector has no dot."""
+    pattern = re.escape(template)
+    for name, characters in (("domain", "[^/]+"), ("selector", "[^/.]+")):
+        place = re.escape(f"{{{name}}}")
+        pattern = pattern.replace(place, f"(?P<{name}>{characters})", 1)
+        pattern = pattern.replace(place, f"(?P={name})")
+    return re.compile(pattern)

@@ -9,8 +9,12 @@ import grp
 import pwd
 
 from ansible.module_utils.basic import AnsibleModule
-
-from ..module_utils.dkim_files import REGENERATE, Access, ensure_keys, read_specs
+from ansible_collections.hikyaku.mail.plugins.module_utils.dkim_files import (
+    REGENERATE,
+    Access,
+    ensure_keys,
+    read_specs,
+)
 
 _LIST = {"type": "list", "elements": "str"}
 _KEY = {
