@@ -9,6 +9,7 @@ import typing as t
 from pathlib import Path
 
 from ansible.errors import AnsibleActionFail, AnsibleError
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
 from ansible.template import trust_as_template
 from ansible_collections.hikyaku.mail.plugins.module_utils import config_tree
@@ -29,10 +30,17 @@ class ActionModule(ActionBase):
         variables = task_vars or {}
         if "content" in self._task.args:
             raise AnsibleActionFail("content: set by the action plugin, not by a task")
-        _result, arguments = self.validate_argument_spec(config_tree.ARGUMENT_SPEC)
+        checked = ArgumentSpecValidator(config_tree.ARGUMENT_SPEC).validate(self._task.args)
+        if checked.error_messages:
+            raise AnsibleActionFail("\n".join(checked.error_messages))
+        arguments = checked.validated_parameters
         sources = [self._find(tree["src"]) for tree in arguments["trees"]]
         laid, faults = config_tree.resolve(
-            arguments["name"], arguments["trees"], sources, arguments["build"]
+            arguments["name"],
+            arguments["trees"],
+            sources,
+            arguments["build"],
+            arguments["validate"],
         )
         if faults:
             raise AnsibleActionFail("\n".join(faults))

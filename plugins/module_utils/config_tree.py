@@ -31,7 +31,7 @@ from .config_tree_landing import (
     Attributes,
     Disk,
     File,
-    Interrupted,
+    Landing,
     Manifest,
     Record,
     State,
@@ -46,7 +46,7 @@ _RULE = {
     "when": {"type": "bool", "default": True},
 }
 _TREE = {
-    "src": {"type": "path", "required": True},
+    "src": {"type": "str", "required": True},
     "dest": {"type": "str", "required": True},
     "owner": {"type": "str", "default": "root"},
     "group": {"type": "str", "default": "root"},
@@ -123,11 +123,16 @@ def resolve(
     trees: list[dict[str, t.Any]],
     sources: list[Path | None],
     build: list[Command],
+    validate: list[Command],
 ) -> tuple[list[Laid], list[str]]:
     """The files to lay, and everything that is wrong with the task's parameters."""
     faults: list[str] = []
     if not _NAME.fullmatch(name):
         faults.append(f"name: {name!r} must be lower case letters, digits, '-' and '_'")
+    for option, command in [("build", b) for b in build] + [("validate", v) for v in validate]:
+        # A command that does not look at the stage would approve of anything.
+        if not any("{stage}" in word for word in command["argv"]):
+            faults.append(f"{option}: {command['argv']} does not mention {{stage}}")
     laid: list[Laid] = []
     outputs = [(i, path) for i, command in enumerate(build) for path in command["creates"]]
     for i, path in outputs:
@@ -252,7 +257,7 @@ class _Deployment:
         self._store = Store(disk, request.name)
         # An interrupted landing was validated: it is finished before anything else. Nobody heard
         # of it, so this run reports it too, or a daemon would never be told to reload.
-        self._interrupted = self._store.interrupted() if check else self._store.recover()
+        self._interrupted = self._store.pending() if check else self._store.recover()
         self._earlier = self._interrupted.before if self._interrupted else State()
         self._manifest = self._interrupted.manifest if self._interrupted else self._store.manifest()
         self._stage = _Stage(disk, request.name, runner, check)
@@ -433,14 +438,14 @@ class _Deployment:
             if to_do or dirs_to_do:
                 keys = sorted(to_do | set(self._earlier.files))
                 self._store.land(
-                    Interrupted(
+                    Landing(
                         before=State({path: before[path] for path in keys}, dirs_before),
                         after=State({path: wanted.get(path) for path in keys}, dirs),
                         manifest=manifest,
                     )
                 )
             else:
-                self._store.remember(manifest)
+                self._store.finish(manifest)
         return Outcome(
             changed=bool(files or refitted),
             files=sorted([*files, *refitted]),
@@ -612,7 +617,7 @@ class _Differ:
         if old and new:
             for name, was, becomes in zip(old._fields, old, new, strict=True):
                 if was != becomes:
-                    lines += f"{name}: {_show(name, was)} → {_show(name, becomes)}\n"
+                    lines += f"{_NAMES[name]}: {_show(name, was)} → {_show(name, becomes)}\n"
         return {"before_header": path, "after_header": path, "before": "", "after": lines}
 
     def _text(self, file: File | None, secret: bool) -> str:
@@ -626,6 +631,9 @@ class _Differ:
                 return content.decode()
         kind = "secret" if secret else "not text"
         return f"({kind}, HMAC-SHA-256 {hmac.digest(self._key, content, 'sha256').hex()[:16]})\n"
+
+
+_NAMES = {"mode": "mode", "uid": "owner", "gid": "group"}
 
 
 def _show(name: str, value: int) -> str:

@@ -3,10 +3,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Land a set of files so that a kill at any moment loses nothing.
 
-A landing has one moment of truth, the rename of ``pending.new`` to ``pending``: before it nothing
-has happened, after it everything will. ``pending`` holds the complete state to come (``after``),
-the complete state it replaces (``before``) and the manifest to come, so that whoever comes next
-can finish the job without knowing anything else. Each file is replaced by a rename.
+A landing has one moment of truth, the rename that makes ``pending`` point to it: before it nothing
+has happened, after it everything will. It holds the complete state to come (``after``), the
+complete state it replaces (``before``) and the manifest to come, so that whoever comes next can
+finish the job without knowing anything else. Each file is replaced by a rename.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import dataclasses
 import fcntl
 import json
 import os
+import secrets
 import shutil
 import stat
 import time
@@ -78,8 +79,8 @@ class Manifest:
 
 
 @dataclasses.dataclass(frozen=True)
-class Interrupted:
-    """A landing that was committed and has not been reported to anybody."""
+class Landing:
+    """All that is needed to carry out a change of the disk, and to take it back."""
 
     before: State
     after: State
@@ -181,6 +182,14 @@ class Disk:
             self._step(f"rmtree {path}")
             shutil.rmtree(path)
 
+    def link(self, path: Path, target: str) -> None:
+        temporary = _temporary(path)
+        self._step(f"link {temporary}")
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(target)
+        self.rename(temporary, path)
+        self.sync([path.parent])
+
     def write_json(self, path: Path, data: t.Any) -> None:
         content = json.dumps(data, indent=1).encode()
         temporary = _temporary(path)
@@ -254,58 +263,61 @@ class Store:
     def __init__(self, disk: Disk, name: str) -> None:
         self._disk = disk
         self._base = disk.real(f"{STATE_ROOT}/{name}")
+        self._pending = self._base / "pending"
+        self._last_good = self._base / "last_good"
 
     def manifest(self) -> Manifest:
-        try:
-            return Manifest.from_json(json.loads((self._base / "manifest.json").read_bytes()))
-        except FileNotFoundError:
-            return Manifest()
+        return self._load_manifest(self._base)
 
-    def interrupted(self) -> Interrupted | None:
-        pending = self._base / "pending"
-        if not pending.is_dir():
+    def pending(self) -> Landing | None:
+        """The landing that was committed and has not been reported to anybody."""
+        if not self._pending.is_dir():
             return None
         # The last thing before the end moves before/ to last_good/.
-        before = pending / "before"
-        return Interrupted(
-            before=self._load(before if before.is_dir() else self._base / "last_good"),
-            after=self._load(pending / "after"),
-            manifest=Manifest.from_json(json.loads((pending / "manifest.json").read_bytes())),
+        before = self._pending / "before"
+        return Landing(
+            before=self._load(before if before.is_dir() else self._last_good),
+            after=self._load(self._pending / "after"),
+            manifest=self._load_manifest(self._pending),
         )
 
-    def recover(self) -> Interrupted | None:
-        """Finish what an earlier run had committed."""
-        for leftover in ("pending.new", "done"):
-            self._disk.remove_tree(self._base / leftover)
-        interrupted = self.interrupted()
-        if interrupted:
-            self._carry_out(interrupted)
-        return interrupted
+    def recover(self) -> Landing | None:
+        """Finish what an earlier run had committed. It stays pending until it can be reported."""
+        self._sweep()
+        pending = self.pending()
+        if pending:
+            self._carry_out(pending)
+        return pending
 
-    def land(self, landing: Interrupted) -> None:
-        pending, new = self._base / "pending", self._base / "pending.new"
+    def land(self, landing: Landing) -> None:
         self._make_base()
+        new = self._base / f"landing-{secrets.token_hex(4)}"
         self._disk.make_private(new)
         self._save(new / "before", landing.before)
         self._save(new / "after", landing.after)
         self._disk.write_json(new / "manifest.json", landing.manifest.to_json())
-        self._disk.rename(new, pending)
-        self._disk.sync([self._base])
+        self._disk.link(self._pending, new.name)  # the moment of truth
         self._carry_out(landing)
+        self.finish(landing.manifest)
 
-    def remember(self, manifest: Manifest) -> None:
-        """The disk is as it should be already; keep what is known of it."""
+    def finish(self, manifest: Manifest) -> None:
+        """The disk is as it should be: keep what is known of it."""
         self._make_base()
         self._disk.write_json(self._base / "manifest.json", manifest.to_json())
+        if (self._pending / "before").is_dir():
+            self._disk.remove_tree(self._last_good)
+            self._disk.rename(self._pending / "before", self._last_good)
+        self._discard()
 
     def _make_base(self) -> None:
         root = self._disk.real(STATE_ROOT)
-        root.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        if not root.parent.is_dir():
+            root.parent.mkdir(parents=True)
+            root.parent.chmod(0o755)  # others keep things here too, whatever the umask says
         self._disk.make_private(root)
         self._disk.make_private(self._base)
 
-    def _carry_out(self, landing: Interrupted) -> None:
-        pending = self._base / "pending"
+    def _carry_out(self, landing: Landing) -> None:
         try:
             self._disk.apply(landing.after)
         except OSError as error:
@@ -317,20 +329,19 @@ class Store:
                     f"landing failed ({error}) and so did going back ({second}); "
                     "the next run will try to finish it"
                 ) from error
-            self._discard(pending)
+            self._discard()
             raise LandingError(f"landing failed, the old files are back: {error}") from error
-        self._disk.write_json(self._base / "manifest.json", landing.manifest.to_json())
-        if (pending / "before").is_dir():
-            self._disk.remove_tree(self._base / "last_good")
-            self._disk.rename(pending / "before", self._base / "last_good")
-        self._discard(pending)
 
-    def _discard(self, pending: Path) -> None:
-        done = self._base / "done"
-        self._disk.remove_tree(done)
-        self._disk.rename(pending, done)
+    def _discard(self) -> None:
+        self._disk.unlink(self._pending)
         self._disk.sync([self._base])
-        self._disk.remove_tree(done)
+        self._sweep()
+
+    def _sweep(self) -> None:
+        in_use = self._pending.readlink().name if self._pending.is_symlink() else ""
+        for landing in self._base.glob("landing-*"):
+            if landing.name != in_use:
+                self._disk.remove_tree(landing)
 
     def _save(self, directory: Path, state: State) -> None:
         """Write index.json, and the files with their modes in a tree that mirrors /."""
@@ -349,6 +360,13 @@ class Store:
         }
         self._disk.sync([directory, *directory.rglob("*")])
         self._disk.write_json(directory / "index.json", index)
+
+    @staticmethod
+    def _load_manifest(directory: Path) -> Manifest:
+        try:
+            return Manifest.from_json(json.loads((directory / "manifest.json").read_bytes()))
+        except FileNotFoundError:
+            return Manifest()
 
     @staticmethod
     def _load(directory: Path) -> State:
