@@ -264,6 +264,7 @@ class _Deployment:
         self._faults: list[str] = []
         self._laid = {file.path: file for file in request.laid}
         self._owned = {*self._manifest.files, *self._earlier.files}
+        self._our_dirs = {*self._manifest.dirs, *self._earlier.dirs}
         self._removed = self._owned - set(self._laid)
 
     def run(self) -> Outcome:
@@ -318,9 +319,9 @@ class _Deployment:
         needed = {str(parent) for path in self._laid for parent in Path(path).parents} - {"/"}
         plan: dict[str, Attributes | None] = {}
         for path in sorted(needed):
-            if path in self._manifest.dirs or self._disk.directory(path) is None:
+            if path in self._our_dirs or self._disk.directory(path) is None:
                 plan[path] = self._directory_attributes(path)
-        for path in sorted(set(self._manifest.dirs) - needed, reverse=True):
+        for path in sorted(self._our_dirs - needed):
             if self._vanishes(path):
                 plan[path] = None
         for path in self._earlier.dirs:
@@ -352,7 +353,7 @@ class _Deployment:
     def _find_obstacles(self) -> None:
         for path in self._laid:
             real = self._disk.real(path)
-            ours = path in self._manifest.dirs and self._vanishes(path)
+            ours = path in self._our_dirs and self._vanishes(path)
             if real.is_dir() and not real.is_symlink() and not ours:
                 self._faults.append(f"{path} is a directory on this host")
             for parent in map(str, Path(path).parents):
@@ -455,12 +456,8 @@ class _Deployment:
         )
 
     def _dirs_of_ours(self, dirs: dict[str, Attributes | None]) -> list[str]:
-        made = {
-            path
-            for path, attributes in dirs.items()
-            if attributes and path not in self._earlier.dirs
-        }
-        return sorted((made | set(self._manifest.dirs)) - {p for p, a in dirs.items() if not a})
+        ours = {*self._manifest.dirs, *(path for path, attributes in dirs.items() if attributes)}
+        return sorted(ours - {path for path, attributes in dirs.items() if not attributes})
 
 
 def _sha256(content: bytes) -> str:
