@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from . import names, passwords
+from ansible_collections.hikyaku.mail.plugins.module_utils import names, passwords
 
 T = TypeVar("T")
 _Entry = Mapping[str, object]
@@ -113,7 +113,7 @@ class Site:
     def nouns(self) -> dict[str, object]:
         """The site as nouns again, in normal form: parse_site() takes it and returns the same."""
         smarthost = self.smarthost
-        return {
+        nouns: dict[str, object] = {
             "mail_hostname": self.hostname,
             "mail_profile": self.profile,
             "mail_postmaster": self.postmaster,
@@ -129,7 +129,7 @@ class Site:
             "mail_accounts": [
                 {
                     "address": account.address,
-                    "password_hash": account.password_hash,
+                    "password_hash": account.password_hash or None,
                     "quota": account.quota_bytes,
                     "aliases": list(account.aliases),
                     "send_only": account.send_only,
@@ -150,6 +150,7 @@ class Site:
                 "password": smarthost.password,
             },
         }
+        return {noun: value for noun, value in nouns.items() if value is not None}
 
 
 def parse_site(site: Mapping[str, object]) -> tuple[Site, list[Fault]]:
@@ -414,7 +415,7 @@ class _Reader:
             self.fault("mail_hostname", repr(site.hostname), allowed)
         if site.smarthost and site.hostname and site.smarthost.host == site.hostname:
             self.fault("mail_smarthost.host", repr(site.hostname), "another host than this one")
-        if site.accounts and not site.login_networks:
+        if site.accounts and self.nouns.get("mail_login_networks") == []:
             self.fault("mail_login_networks", "an empty list", f"at least {NETWORK}")
         if site.profile == "relay":
             for noun in ("mail_accounts", "mail_aliases"):
