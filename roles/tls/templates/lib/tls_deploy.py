@@ -258,10 +258,10 @@ def content_of(path: Path) -> bytes | None:
 
 
 @contextmanager
-def lock() -> Iterator[None]:
-    """Certbot's hook and an Ansible run may come at the same time."""
+def lock(name: str) -> Iterator[None]:
+    """A timer, certbot's hook and an Ansible run may come at the same time."""
     STATE_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (STATE_DIR / "lock").open("w") as file:
+    with (STATE_DIR / f"{name}.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -522,7 +522,7 @@ def main() -> int:
     text = sys.stdin.read() if arguments.config == "-" else Path(arguments.config).read_text()
     config = json.loads(text)
     given = json.loads(content_of(Path(arguments.given)) or b"{}")
-    with nullcontext() if arguments.check else lock():
+    with nullcontext() if arguments.check else lock("deploy"):
         report = deploy(config, given, arguments.check)
     print(json.dumps(asdict(report)))
     for error in report.errors:

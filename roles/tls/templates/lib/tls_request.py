@@ -12,44 +12,32 @@ Standard output is one JSON object; faults are on standard error too, for the jo
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-try:
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes
-    from cryptography.hazmat.primitives.asymmetric import ec, rsa
-    from cryptography.hazmat.primitives.serialization import (
-        Encoding,
-        NoEncryption,
-        PrivateFormat,
-        load_pem_private_key,
-    )
-    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-except ImportError:
-    # Ansible's check mode on a host that has no packages yet: nothing can be looked at there.
-    if "--check" not in sys.argv:
-        raise
-    print(json.dumps({"changed": True, "notes": ["python3-cryptography isn't installed yet"]}))
-    sys.exit(0)
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from tls_deploy import STATE_DIR, TLS_DIR, Fault, check_pair, lock, parse_pair, replace
 
-TLS_DIR = Path("/etc/hikyaku/tls")
-STATE_DIR = Path("/var/lib/hikyaku/tls")
 LETSENCRYPT = Path("/etc/letsencrypt")
 CERTBOT = "/usr/bin/certbot"
-
-
-class Fault(Exception):
-    """One fault, told in words for the person who has to mend it."""
+CERTBOT_LOG = Path("/var/log/letsencrypt/letsencrypt.log")
 
 
 @dataclass
@@ -88,14 +76,21 @@ def reason_for(leaf: x509.Certificate, names: list[str], key_type: str, spare: t
 
 def lineage_reason(certificate: dict[str, Any], config: dict[str, Any]) -> str:
     """Why certbot has to be asked; empty if its lineage is as wanted."""
-    name = certificate["name"]
+    name, names = certificate["name"], certificate["names"]
     try:
-        leaf = x509.load_pem_x509_certificate((LETSENCRYPT / f"live/{name}/cert.pem").read_bytes())
         saved = renewal_settings((LETSENCRYPT / f"renewal/{name}.conf").read_text())
+        key_pem = Path(certificate["private_key"]).read_bytes()
+        pair = parse_pair(key_pem, Path(certificate["certificate"]).read_bytes())
     except FileNotFoundError:
         return "there is none"
-    if reason := reason_for(leaf, certificate["names"], config["key_type"], timedelta(0)):
+    if reason := reason_for(pair.chain[0], names, config["key_type"], timedelta(0)):
         return reason
+    # An ACME server of one's own that was made anew has another root and knows no account.
+    if roots := config["trusted_roots"]:
+        for fault in check_pair(pair, names, roots, datetime.now(UTC)):
+            return fault
+    if not any(LETSENCRYPT.glob(f"accounts/**/{saved.get('account', '')}/regr.json")):
+        return "its account is gone"
     # certbot takes the settings of a renewal from what it saved when it last issued.  So changed
     # settings mean to issue once more: only then do renewals use them, and they are proven.
     differ = [key for key, value in config["renewal"].items() if saved.get(key, "") != value]
@@ -115,11 +110,20 @@ def ask_certbot(certificate: dict[str, Any], config: dict[str, Any]) -> None:
     command = [CERTBOT, "certonly", "--config", str(TLS_DIR / "certbot.ini")]
     command += ["--cert-name", certificate["name"], "--domains", ",".join(certificate["names"])]
     command += ["--force-renewal", "--renew-with-new-domains"]
-    leaf = LETSENCRYPT / f"live/{certificate['name']}/cert.pem"
+    leaf = Path(certificate["certificate"])
     if leaf.exists():
         have = key_type_of(x509.load_pem_x509_certificate(leaf.read_bytes()).public_key())
         command += ["--new-key"] if have != config["key_type"] else []
-    run_certbot(command, config)
+    try:
+        run_certbot(command, config)
+    except Fault:
+        # RFC 8555 section 6.7; the log has the type of the error, standard error hasn't.
+        if "acme:error:accountDoesNotExist" not in CERTBOT_LOG.read_text():
+            raise
+        # The server was made anew: what is left of our account there is of no use to anybody.
+        account = config["renewal"]["server"].partition("://")[2]
+        shutil.rmtree(LETSENCRYPT / "accounts" / account)
+        run_certbot(command, config)
 
 
 def run_certbot(command: list[str], config: dict[str, Any]) -> None:
@@ -164,7 +168,7 @@ def remembered() -> set[str]:
 
 def remember(name: str, *, asked: bool) -> None:
     names = remembered() | {name} if asked else remembered() - {name}
-    write(STATE_DIR / "requested.json", json.dumps(sorted(names)).encode(), 0o600)
+    replace(STATE_DIR / "requested.json", json.dumps(sorted(names)).encode(), 0o600)
 
 
 # --- the private CA -----------------------------------------------------------------------
@@ -178,14 +182,14 @@ def request_private_ca(config: dict[str, Any], check: bool, report: Report) -> N
         if check:
             report.requested += [f"{c['name']}: there is none" for c in config["certificates"]]
             return
-        write(ca_file, new_ca(settings["name"], timedelta(days=settings["days"])), 0o600)
+        replace(ca_file, new_ca(settings["name"], timedelta(days=settings["days"])), 0o600)
     ca_pem = ca_file.read_bytes()
     ca_key: Any = load_pem_private_key(ca_pem, password=None)
     ca = x509.load_pem_x509_certificate(ca_pem)
     if not public_file.exists() or public_file.read_bytes() != ca.public_bytes(Encoding.PEM):
         report.changed = True
         if not check:
-            write(public_file, ca.public_bytes(Encoding.PEM), 0o644)
+            replace(public_file, ca.public_bytes(Encoding.PEM), 0o644)
 
     lifetime = timedelta(days=settings["certificate_days"])
     if ca.not_valid_after_utc < datetime.now(UTC) + lifetime:
@@ -195,7 +199,7 @@ def request_private_ca(config: dict[str, Any], check: bool, report: Report) -> N
             f"would: remove {ca_file} for a new one, which clients have to import again"
         )
     for certificate in config["certificates"]:
-        path = STATE_DIR / f"issued/{certificate['name']}.pem"
+        path = Path(certificate["private_key"])
         reason, key = "there is none", None
         if path.exists():
             leaf = x509.load_pem_x509_certificate(path.read_bytes())
@@ -211,7 +215,8 @@ def request_private_ca(config: dict[str, Any], check: bool, report: Report) -> N
         if not check:
             key = key or new_key(config["key_type"])
             issued = issue(certificate["names"], key, ca, ca_key, lifetime)
-            write(path, key_pem(key) + issued.public_bytes(Encoding.PEM), 0o600)
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            replace(path, key_pem(key) + issued.public_bytes(Encoding.PEM), 0o600)
 
 
 def new_key(key_type: str) -> Any:
@@ -283,29 +288,7 @@ def issue(
     return certificate
 
 
-# --- files and the whole ------------------------------------------------------------------
-
-
-def write(path: Path, content: bytes, mode: int) -> None:
-    """Write beside, fsync, rename: never half a file, also after a power cut."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.new")
-    new.unlink(missing_ok=True)
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-        os.fchmod(file.fileno(), mode)
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    new.rename(path)
-
-
-@contextmanager
-def lock() -> Iterator[None]:
-    """The timer and an Ansible run may come at the same time."""
-    STATE_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (STATE_DIR / "request.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+# --- the whole ----------------------------------------------------------------------------
 
 
 def request(config: dict[str, Any], check: bool) -> Report:
@@ -326,7 +309,7 @@ def main() -> int:
     parser.add_argument("--config", default=str(TLS_DIR / "tls.json"), help="file, - for stdin")
     arguments = parser.parse_args()
     text = sys.stdin.read() if arguments.config == "-" else Path(arguments.config).read_text()
-    with nullcontext() if arguments.check else lock():
+    with nullcontext() if arguments.check else lock("request"):
         report = request(json.loads(text), arguments.check)
     print(json.dumps(asdict(report)))
     for error in report.errors:
