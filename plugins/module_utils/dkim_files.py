@@ -99,6 +99,8 @@ def read_specs(
     wanted += [("domains", {"domain": d, **selector}) for d in domains for selector in selectors]
     specs: list[Spec] = []
     faults: list[str] = []
+    if domains and not selectors:
+        faults.append("selectors: nothing; allowed: at least one, since there are domains")
     taken: set[str] = set()
     for source, key in wanted:
         try:
@@ -286,7 +288,7 @@ def _report(
         public = read_private_key(content)
     elif step.action == "convert" and public is not None:
         public = replace(public, format=spec.format)
-    now = access.over(step.access) if step.access else access
+    now = access.over(step.access or Access(os.geteuid(), os.getegid(), access.mode))
     absent = step.action == "remove" or (step.action == "keep" and step.access is None)
     changed = step.action != "keep" or (not absent and now != step.access)
     text = spec.text(public) if public else None
@@ -313,8 +315,8 @@ def _report(
 def _line(spec: Spec, public: PublicKey | None, access: Access) -> str:
     record = f"IN TXT {txt.to_zone(txt.split(spec.text(public)))} " if public else ""
     form = public.format if public else "key data not known"
-    owner = f"{access.uid}:{access.gid}".replace("-1", "")
-    return f"{spec.name}. {record}; {spec.path} {form} {access.mode:04o} {owner}\n"
+    owner = f"{access.uid}:{access.gid} {access.mode:04o}"
+    return f"{spec.name}. {record}; {spec.path} {form} {owner}\n"
 
 
 # What is there
