@@ -73,7 +73,7 @@ ARGUMENT_SPEC: dict[str, t.Any] = {
 
 _MODE = re.compile(r"0[0-7]{3}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
-_SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _LARGEST_DIFF = 100_000  # bytes; Ansible shows nothing of a larger one
 
 Command = dict[str, t.Any]
@@ -261,6 +261,7 @@ class _Deployment:
         self._earlier = self._interrupted.before if self._interrupted else State()
         self._manifest = self._interrupted.manifest if self._interrupted else self._store.manifest()
         self._stage = _Stage(disk, request.name, runner, check)
+        self._stage.remove()  # what a killed run left there
         self._faults: list[str] = []
         self._laid = {file.path: file for file in request.laid}
         self._owned = {*self._manifest.files, *self._earlier.files}
@@ -487,7 +488,6 @@ class _Stage:
     def prepared(
         self, dests: list[str], ours: set[str], wanted: dict[str, File]
     ) -> t.Iterator[_Stage]:
-        self._remove()
         try:
             self.root.mkdir(mode=0o700)
             for dest in set(dests):
@@ -499,9 +499,9 @@ class _Stage:
                 _write(target, file)
             yield self
         finally:
-            self._remove()
+            self.remove()
 
-    def _remove(self) -> None:
+    def remove(self) -> None:
         if self.root.is_dir():
             shutil.rmtree(self.root)
 
@@ -561,7 +561,7 @@ class _Stage:
 
     def _run(self, command: Command, skipped: list[list[str]]) -> dict[str, t.Any] | None:
         argv = [word.replace("{stage}", str(self.root)) for word in command["argv"]]
-        if not shutil.which(argv[0], path=_SEARCH_PATH):
+        if not shutil.which(argv[0], path=SEARCH_PATH):
             if self._check:
                 skipped.append(command["argv"])
                 return None

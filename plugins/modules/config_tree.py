@@ -24,7 +24,7 @@ def main() -> None:
             argv,
             cwd=cwd,
             umask=0o077,
-            environ_update={"LC_ALL": "C"},
+            environ_update={"LC_ALL": "C.UTF-8", "PATH": config_tree.SEARCH_PATH},
             expand_user_and_vars=False,
             errors="replace",
         )
