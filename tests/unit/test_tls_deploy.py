@@ -203,7 +203,8 @@ class Service:
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
-        threading.Thread(target=self._serve, daemon=True).start()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
 
     def reload(self) -> None:
         self.reloads += 1
@@ -212,6 +213,10 @@ class Service:
             self.context.load_cert_chain(self.pem)
 
     def close(self) -> None:
+        # A thread that waits in accept() keeps the port open: wake it, and see it go.
+        if self._thread.is_alive():
+            self._listener.shutdown(socket.SHUT_RDWR)
+            self._thread.join()
         self._listener.close()
 
     def _serve(self) -> None:
