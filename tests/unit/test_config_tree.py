@@ -133,6 +133,12 @@ def host(tmp_path: Path) -> Host:
     return Host(tmp_path)
 
 
+@pytest.fixture(autouse=True)
+def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is flushed, and when, has a test of its own; thousands of landings need not wait."""
+    monkeypatch.setattr(os, "fsync", lambda _descriptor: None)
+
+
 # Parameters
 
 
@@ -567,7 +573,7 @@ def trees() -> st.SearchStrategy[dict[str, tuple[bytes, str]]]:
     return st.dictionaries(NAMES, entry, max_size=6).filter(is_possible)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(trees(), min_size=1, max_size=3), trees())
 def test_any_sequence_of_trees(
     sequence: list[dict[str, tuple[bytes, str]]], theirs: dict[str, tuple[bytes, str]]
@@ -812,6 +818,37 @@ def test_a_disk_that_fails_for_good_leaves_the_landing_to_the_next_run(tmp_path:
         host.deploy(case.second)
         assert host.files() == case.new
     assert any("so did going back" in message for message in messages)
+
+
+def test_nothing_is_renamed_before_it_is_on_the_disk(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = crash_case(host)
+    written: set[str] = set()
+    flushed: set[str] = set()
+    renamed: dict[str, str] = {}
+
+    def fsync(descriptor: int) -> None:
+        path = str(Path(f"/proc/self/fd/{descriptor}").readlink())
+        flushed.add(path)
+        renamed.pop(path, None)
+
+    def step(name: str) -> None:
+        action, path, *target = name.split()
+        if action == "write":
+            written.add(path)
+            flushed.discard(path)
+        elif action == "rename":
+            assert path not in written or path in flushed, name
+            renamed[str(Path(target[0]).parent)] = name
+            if target[0].endswith("/pending"):
+                assert written <= flushed, "all of the landing is safe at the moment of truth"
+                assert not set(renamed) - {str(Path(target[0]).parent)} - flushed
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    host.deploy(case.second, step=step)
+    assert len(written) > 10
+    assert renamed == {}, "every directory was flushed after its last rename"
 
 
 def test_two_runs_do_not_interleave(host: Host) -> None:
