@@ -290,7 +290,7 @@ def _keep_passwords(current: Rows, wanted: Rows, *, always_set: bool) -> None:
     is what it was at the last run: if the directory has another one, its owner has changed it.
     """
     for key, row in wanted.items():
-        if key in current:
+        if key in current and current[key] != row:
             old, new = AccountRow(*current[key]), AccountRow(*row)
             if new.inventory_hash is None:
                 hashes = (old.password_hash, old.inventory_hash)

@@ -22,10 +22,10 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "path": {"type": "path", "required": True},
-            "domains": {**dicts, "required": True},
-            # no_log keeps the hashes out of the journal.
+            # no_log keeps hashes out of the journal, and thousands of names as well.
+            "domains": {**dicts, "required": True, "no_log": True},
             "accounts": {**dicts, "default": [], "no_log": True},
-            "aliases": {**dicts, "default": []},
+            "aliases": {**dicts, "default": [], "no_log": True},
             "update_password": {
                 "choices": ["on_create", "always"],
                 "default": "on_create",
