@@ -68,7 +68,7 @@ class Smtp(smtplib.SMTP):
 
     def __init__(self, server: Server, port: int = 25) -> None:
         self._server = server
-        super().__init__(server.name, port, local_hostname="visitor.pebble.test", timeout=TIMEOUT)
+        super().__init__(server.name, port, local_hostname="pebble.test", timeout=TIMEOUT)
 
     def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
         return socket.create_connection((self._server.ipv4, port), timeout)
@@ -192,7 +192,7 @@ def before_tls(server: Server, port: int) -> Dialogue:
     talk = Dialogue(server, port)
     if port in (25, 587):
         talk.smtp()
-        talk.smtp("EHLO visitor.pebble.test")
+        talk.smtp("EHLO pebble.test")
         assert talk.smtp("STARTTLS").startswith(b"220")
     elif port == 143:
         talk.line()
