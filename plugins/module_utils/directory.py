@@ -252,7 +252,7 @@ def reconcile(driver: Driver, site: Site, *, always_set_passwords: bool = False)
             store.many(table.delete, list(changes[table.name].removed))
         for table in TABLES:
             change = changes[table.name]
-            store.many(table.update, [row + key for key, (_, row) in change.updated.items()])
+            store.many(table.update, [row + key for key, (_old, row) in change.updated.items()])
             store.many(table.insert, [key + row for key, row in change.added.items()])
     return _report(schema, changes)
 
@@ -263,7 +263,9 @@ def _wanted_tables(site: Site) -> dict[str, Rows]:
     aliases |= {(name, a.address): ("alias",) for a in accounts for name in a.aliases}
     aliases |= {(f"@{d.name}", d.catch_all): ("catch_all",) for d in site.domains if d.catch_all}
     addresses: Rows = {(a.address,): (a.domain, "account") for a in accounts}
-    addresses |= {(name,): (name.rpartition("@")[2], *kind) for (name, _), kind in aliases.items()}
+    addresses |= {
+        (name,): (name.rpartition("@")[2], *kind) for (name, _to), kind in aliases.items()
+    }
     return {
         "domain": {(domain.name,): () for domain in site.domains},
         "address": addresses,
