@@ -336,7 +336,7 @@ class _Reader:
     def unknown_keys(self, path: str, entry: _Entry, keys: tuple[str, ...]) -> None:
         for key in entry:
             if key not in keys:
-                near = difflib.get_close_matches(str(key), keys, 1)
+                near = difflib.get_close_matches(str(key), keys, 1, 0.55)
                 hint = f"; did you mean {near[0]}?" if near else ""
                 self.fault(_join(path, key), "unknown", f"{_listed(keys)}{hint}")
 

@@ -90,9 +90,10 @@ def check_clock(controller_time: float, max_difference: int) -> list[Fault]:
 def check_name(hostname: str) -> list[Fault]:
     try:
         socket.getaddrinfo(hostname, None)
-    except OSError as error:
-        allowed = "a name with an address record that this host can resolve"
-        return [Fault("mail_hostname", f"{hostname!r} ({error.strerror})", allowed)]
+    except (OSError, UnicodeError) as error:
+        return [
+            Fault("name", f"{hostname!r} ({error})", "one that this host can resolve (resolve)")
+        ]
     return []
 
 
