@@ -12,7 +12,7 @@ from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
 from ansible.template import trust_as_template
-from ansible_collections.hikyaku.mail.plugins.module_utils import config_tree
+from ansible_collections.hikyaku.mail.plugins.module_utils import config_tree_task
 
 # As ansible.builtin.template has it, so that a template means the same in both.
 _OVERRIDES = {"trim_blocks": True, "lstrip_blocks": False}
@@ -30,12 +30,12 @@ class ActionModule(ActionBase):
         variables = task_vars or {}
         if "content" in self._task.args:
             raise AnsibleActionFail("content: set by the action plugin, not by a task")
-        checked = ArgumentSpecValidator(config_tree.ARGUMENT_SPEC).validate(self._task.args)
+        checked = ArgumentSpecValidator(config_tree_task.ARGUMENT_SPEC).validate(self._task.args)
         if checked.error_messages:
             raise AnsibleActionFail("\n".join(checked.error_messages))
         arguments = checked.validated_parameters
         sources = [self._find(tree["src"]) for tree in arguments["trees"]]
-        laid, faults = config_tree.resolve(
+        laid, faults = config_tree_task.resolve(
             arguments["name"],
             arguments["trees"],
             sources,
@@ -49,7 +49,7 @@ class ActionModule(ActionBase):
             "dict[str, t.Any]",
             self._execute_module(
                 module_name="hikyaku.mail.config_tree",
-                module_args={**self._task.args, "content": config_tree.pack(laid, contents)},
+                module_args={**self._task.args, "content": config_tree_task.pack(laid, contents)},
                 task_vars=variables,
             ),
         )
@@ -61,7 +61,9 @@ class ActionModule(ActionBase):
             return None
         return found if found.is_dir() else None
 
-    def _read(self, laid: list[config_tree.Laid], variables: dict[str, t.Any]) -> dict[str, bytes]:
+    def _read(
+        self, laid: list[config_tree_task.Laid], variables: dict[str, t.Any]
+    ) -> dict[str, bytes]:
         """The content of each file; what is wrong with any template is told of all at once."""
         contents: dict[str, bytes] = {}
         errors: list[str] = []
@@ -87,7 +89,7 @@ class ActionModule(ActionBase):
         finally:
             self._loader.cleanup_tmp_file(plain)
 
-    def _render(self, file: config_tree.Laid, variables: dict[str, t.Any]) -> bytes:
+    def _render(self, file: config_tree_task.Laid, variables: dict[str, t.Any]) -> bytes:
         source = Path(file.source)
         roots = [*self._task.get_search_path(), self._loader.get_basedir(), str(source.parent)]
         templar = self._templar.copy_with_new_env(

@@ -9,7 +9,7 @@ import dataclasses
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.hikyaku.mail.plugins.module_utils import config_tree
+from ansible_collections.hikyaku.mail.plugins.module_utils import config_tree, config_tree_task
 from ansible_collections.hikyaku.mail.plugins.module_utils.config_tree_landing import (
     Disk,
     LandingError,
@@ -17,7 +17,7 @@ from ansible_collections.hikyaku.mail.plugins.module_utils.config_tree_landing i
 
 
 def main() -> None:
-    module = AnsibleModule(config_tree.ARGUMENT_SPEC, supports_check_mode=True)
+    module = AnsibleModule(config_tree_task.ARGUMENT_SPEC, supports_check_mode=True)
 
     def run(argv: list[str], cwd: str) -> tuple[int, str, str]:
         rc, stdout, stderr = module.run_command(
@@ -31,7 +31,7 @@ def main() -> None:
         return rc, stdout, stderr
 
     parameters: dict[str, t.Any] = dict(module.params)
-    laid, contents = config_tree.unpack(parameters.pop("content"))
+    laid, contents = config_tree_task.unpack(parameters.pop("content"))
     request = config_tree.Request(**parameters, laid=laid, contents=contents)
     try:
         outcome = config_tree.deploy(request, Disk(), run, check=module.check_mode)

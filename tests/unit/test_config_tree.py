@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.hikyaku.mail.plugins.module_utils import config_tree as core
 from ansible_collections.hikyaku.mail.plugins.module_utils import config_tree_landing as landing
+from ansible_collections.hikyaku.mail.plugins.module_utils import config_tree_task as task
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -37,12 +38,12 @@ def run_command(argv: list[str], cwd: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
-def validator(script: str, **options: str) -> core.Command:
+def validator(script: str, **options: str) -> task.Command:
     """A parser in shell; $1 is the stage."""
     return {"argv": ["sh", "-c", script, "sh", "{stage}"], "stderr": "ignore", **options}
 
 
-def builder(script: str, *creates: str) -> core.Command:
+def builder(script: str, *creates: str) -> task.Command:
     return {"argv": ["sh", "-c", script, "sh", "{stage}"], "creates": list(creates)}
 
 
@@ -73,15 +74,15 @@ class Host:
     def request(
         self,
         *trees: dict[str, t.Any],
-        build: t.Sequence[core.Command] = (),
-        validate: t.Sequence[core.Command] = (),
+        build: t.Sequence[task.Command] = (),
+        validate: t.Sequence[task.Command] = (),
         name: str = NAME,
     ) -> core.Request:
         sources: list[Path | None] = [Path(tree["src"]) for tree in trees]
-        laid, faults = core.resolve(name, list(trees), sources, list(build), list(validate))
+        laid, faults = task.resolve(name, list(trees), sources, list(build), list(validate))
         assert faults == []
         contents = {file.path: Path(file.source).read_bytes() for file in laid if file.source}
-        laid, contents = core.unpack(core.pack(laid, contents))
+        laid, contents = task.unpack(task.pack(laid, contents))
         return core.Request(name, list(trees), list(build), list(validate), laid, contents)
 
     def deploy(
@@ -145,7 +146,7 @@ def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 def faults_of(host: Host, *trees: dict[str, t.Any], **options: t.Any) -> list[str]:
     sources = [Path(tree["src"]) if tree["src"] else None for tree in trees]
     build, validate = options.get("build", []), options.get("validate", [])
-    return core.resolve(options.get("name", NAME), list(trees), sources, build, validate)[1]
+    return task.resolve(options.get("name", NAME), list(trees), sources, build, validate)[1]
 
 
 def test_all_faults_of_the_parameters_come_at_once(host: Host) -> None:
@@ -199,7 +200,7 @@ def test_the_first_rule_that_matches_counts_and_a_star_stops_at_a_slash(host: Ho
         {"path": "conf", "mode": "0666"},
     ]
     tree = host.tree({"bin/tool": b"", "bin/sub/tool": b"", "conf.j2": b""}, files=rules)
-    request = core.resolve(NAME, [tree], [Path(tree["src"])], [], [])
+    request = task.resolve(NAME, [tree], [Path(tree["src"])], [], [])
     assert {file.path: file.mode for file in request[0]} == {
         "/etc/app/bin/tool": "0755",
         "/etc/app/bin/sub/tool": "0700",
@@ -218,12 +219,12 @@ def test_a_file_whose_when_is_false_is_removed(host: Host) -> None:
 
 @given(st.dictionaries(st.sampled_from(["a", "b", "c"]), st.binary()))
 def test_content_survives_the_journey(contents: Contents) -> None:
-    laid = [core.Laid(path, "root", "root", "0644", "x") for path in contents]
-    assert core.unpack(core.pack(laid, contents)) == (laid, contents)
+    laid = [task.Laid(path, "root", "root", "0644", "x") for path in contents]
+    assert task.unpack(task.pack(laid, contents)) == (laid, contents)
 
 
 def test_what_is_sent_shows_no_secret() -> None:
-    packed = core.pack([core.Laid("/a", "o", "g", "0600", "x")], {"/a": b"hunter2" * 9})
+    packed = task.pack([task.Laid("/a", "o", "g", "0600", "x")], {"/a": b"hunter2" * 9})
     assert "hunter2" not in packed
     assert " " not in packed
 
@@ -487,9 +488,7 @@ def test_what_a_command_builds_lands_with_the_rest(host: Host) -> None:
 def test_an_output_keeps_the_mode_its_command_gave_unless_a_rule_says_otherwise(
     host: Host,
 ) -> None:
-    make = builder(
-        "cd $1/etc/app; touch x y; chmod 640 x y", "/etc/app/x", "/etc/app/y"
-    )  # fmt: skip
+    make = builder("cd $1/etc/app; touch x y; chmod 640 x y", "/etc/app/x", "/etc/app/y")
     host.lay(host.tree({}, files=[{"path": "y", "mode": "0600"}]), build=[make])
     assert {path: mode for path, (_content, mode) in host.files().items()} == {
         "/etc/app/x": 0o640,
@@ -651,10 +650,8 @@ def crash_case(host: Host) -> Crash:
     )
     host.deploy(first)
     old = host.files()
-    new = {f"/etc/app/{name}": (content, 0o644) for name, content in (
-        ("a", b"2"), ("b", b"same"), ("package", b"ours"), ("new/z", b"n"), ("file/f", b""),
-        ("dir", b""),
-    )}  # fmt: skip
+    names = {"a": b"2", "b": b"same", "package": b"ours", "new/z": b"n", "file/f": b"", "dir": b""}
+    new = {f"/etc/app/{name}": (content, 0o644) for name, content in names.items()}
     files = [f"/etc/app/{n}" for n in ("a", "dir", "dir/y", "file", "file/f", "gone/x", "new/z")]
     return Crash(first, second, old, new, [*files, "/etc/app/package"])
 

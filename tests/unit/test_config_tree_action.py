@@ -13,7 +13,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
 from ansible_collections.hikyaku.mail.plugins.action.config_tree import ActionModule
-from ansible_collections.hikyaku.mail.plugins.module_utils.config_tree import unpack
+from ansible_collections.hikyaku.mail.plugins.module_utils.config_tree_task import unpack
 
 Run = t.Callable[..., tuple[dict[str, t.Any], dict[str, bytes]]]
 
