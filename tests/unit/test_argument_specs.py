@@ -73,10 +73,8 @@ def test_specification_and_defaults_have_the_same_values(role: str) -> None:
 
 @pytest.mark.parametrize("role", ROLES)
 def test_what_is_required_has_no_default(role: str) -> None:
-    required = [
-        (name, option) for name, option in nested("", options(role)) if option.get("required")
-    ]
-    assert [name for name, option in required if "default" in option] == []
+    for name, option in nested("", options(role)):
+        assert not (option.get("required") and "default" in option), name
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -86,5 +84,7 @@ def test_every_option_is_typed_and_described(role: str) -> None:
         assert option.get("type") in TYPES, name
         if option["type"] == "list":
             assert option.get("elements") in TYPES, name
-        if "dict" in (option["type"], option.get("elements")):
+        # What a site noun may contain is the model's to say, once: see ansible-doc site_model.
+        noun = str(option.get("default")).startswith("{{ mail_")
+        if "dict" in (option["type"], option.get("elements")) and not noun:
             assert option.get("options"), f"{name} needs its keys, or the type raw if they are free"
