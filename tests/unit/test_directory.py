@@ -178,6 +178,13 @@ def test_dry_run_leaves_the_file_alone(path: str) -> None:
     assert Path(path).read_bytes() == before
 
 
+def test_unchanged_run_writes_nothing(path: str) -> None:
+    run(path, site(ALICE))
+    os.utime(path, ns=(0, 0))
+    run(path, site(ALICE))
+    assert Path(path).stat().st_mtime_ns == 0
+
+
 def test_file_is_private_from_the_start(path: str) -> None:
     old = os.umask(0)
     try:
