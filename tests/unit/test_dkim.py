@@ -271,16 +271,18 @@ def test_huge_rsa_key_is_warned_of() -> None:
 MESSAGE = b"From: alice@example.test\r\nTo: bob@peer.test\r\nSubject: hi\r\n\r\nhello\r\n"
 
 
-@pytest.mark.parametrize("form", ["pkcs8", "pkcs1"])
-def test_dkimpy_signs_and_verifies_with_an_rsa_key(form: str) -> None:
-    key = dkim.generate_private_key("rsa", 2048, form)
-    public = dkim.read_private_key(key)
-    text = dkim.record_text(dkim.Record(public.data, k="rsa"))
+@pytest.mark.parametrize(
+    ("type_", "form"), [("rsa", "pkcs8"), ("rsa", "pkcs1"), ("ed25519", "ed25519_seed")]
+)
+def test_dkimpy_signs_and_verifies_with_our_keys(type_: dkim.KeyType, form: dkim.Format) -> None:
+    key = dkim.generate_private_key(type_, 2048, form)
+    text = dkim.record_text(dkim.Record(dkim.read_private_key(key).data, k=type_))
     assert dkim.check_text(text) == []
-    signature = dkimpy.sign(MESSAGE, b"r1", b"example.test", key)
+    algorithm = f"{type_}-sha256".encode()
+    signature = dkimpy.sign(MESSAGE, b"s", b"example.test", key, signature_algorithm=algorithm)
 
     def lookup(name: bytes, timeout: int = 5) -> bytes:
-        assert name.decode() == dkim.record_name("example.test", "r1") + "."
+        assert name.decode() == dkim.record_name("example.test", "s") + "."
         return text.encode()
 
     assert dkimpy.verify(signature + MESSAGE, dnsfunc=lookup)
