@@ -12,7 +12,7 @@ description:
     host is fit for them. It fails with everything that is wrong at once, one line each - the
     variable, its value and what is allowed.
   - Password hashes and passwords never appear in the result.
-author: The hikyaku.mail contributors
+author: The hikyaku.mail contributors (@hikyaku)
 version_added: 0.1.0
 options:
   site:

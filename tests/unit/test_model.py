@@ -163,6 +163,29 @@ def test_c027_strong_hashes(scheme: str, text: str, prefix: str) -> None:
     assert passwords.password_hash(prefix + text) == f"{{{scheme}}}{text}"
 
 
+# What the programs that the messages name made of "hello".
+MADE = [
+    # doveadm pw -s ARGON2ID, ARGON2I and SHA512-CRYPT (Dovecot 2.4)
+    "{ARGON2ID}$argon2id$v=19$m=65536,t=3,p=1$Iom2ZdtY6rr9Nr3uHK2bJw"
+    "$XTutrv4JJ/eGFDKQZ83PUryZrHvqFLeRLLUkQpQWfwo",
+    "{ARGON2I}$argon2i$v=19$m=32768,t=4,p=1$/eIEMt4cI4eJ82QnYBujwA"
+    "$xLmH1KY/X0XpedOM9lekIoLAG7l5C5f+ehdmpvDoRBg",
+    "{SHA512-CRYPT}$6$DVkDwKCOvwtjGRCY$/uCev3c74HHYHBsYkJSnBFndAnok7F52xSLHiRVPEXQQtK2M3MdErCoZO5YO1"
+    "uFtxTS0D8JMLfkWEKnsV33Cx0",
+    # openssl passwd -6
+    "$6$5QNK5dUTobff525y$FM78t3n9NwQo8CtVpkg9xax1tq1Jhjg32lAGhp6sQ7roWAGPrLqOLqncMDqOIgFfOGoPdZ83VhU"
+    "KVuV9lUoSx/",
+    # mkpasswd -m sha512crypt -R 656000
+    "$6$rounds=656000$ZYTkJV33kfybNBkw$DEhsMQnLZbbfgyKEQ.iAWDwaCH9yCmfO1QwdaGReFFg33kPby27CM372QKE9r"
+    "9p8CedL9u/bX8u.5yfD3eqfW/",
+]
+
+
+@pytest.mark.parametrize("text", MADE)
+def test_c027_hashes_as_the_programs_make_them(text: str) -> None:
+    assert passwords.password_hash(text).endswith(text)
+
+
 HASHES = "ARGON2ID.*doveadm pw.*openssl passwd"
 HIDDEN = r"a text that is no hash \(hidden\)"
 # What stands in the inventory, what the fault may show of it, what it says is allowed.
