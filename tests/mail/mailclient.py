@@ -108,7 +108,7 @@ class Imap(imaplib.IMAP4):
 
     def find(self, subject: str, mailbox: str = "INBOX") -> list[EmailMessage]:
         """All messages with this subject."""
-        status, answer = self.select(f'"{mailbox}"', readonly=True)
+        status, _ = self.select(f'"{mailbox}"', readonly=True)
         if status != "OK":  # a folder that a rule has still to make
             return []
         _, (numbers,) = self.search(None, "SUBJECT", subject)
@@ -116,8 +116,7 @@ class Imap(imaplib.IMAP4):
 
     def _fetch(self, number: str) -> EmailMessage:
         _, answer = self.fetch(number, "(BODY.PEEK[])")
-        parsed = message_from_bytes(answer[0][1], policy=policy.default)  # type: ignore[index,arg-type]
-        return cast(EmailMessage, parsed)
+        return message_from_bytes(cast(tuple[bytes, bytes], answer[0])[1], policy=policy.default)
 
 
 class Pop3(poplib.POP3):

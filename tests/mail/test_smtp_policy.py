@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import smtplib
 import ssl
+from base64 import b64encode
 from collections.abc import Iterator
 from email.policy import SMTP
+from functools import partial
 
 import pytest
 from conftest import MailHost
@@ -218,9 +220,88 @@ def test_c046_end_of_data_variants(
             assert talk.smtp("QUIT").startswith(b"221"), sequence
     with Imap(mx1, tls, ALICE, accounts[ALICE]) as session:
         for sequence, subject, hidden in zip(AMBIGUOUS, sent, smuggled, strict=True):
-            found = eventually(lambda subject=subject: session.find(subject))
+            found = eventually(partial(session.find, subject))
             assert len(found) == 1, sequence
             assert not session.find(hidden), sequence
+
+
+@pytest.mark.parametrize("sequence", [b"\n.\n", b"\n.\r\n", b"\r\n.\n", b"\r.\r"])
+def test_c048_nobody_is_trusted_with_line_ends(
+    mx1: MailHost, host: Host, tls: ssl.SSLContext, accounts: dict[str, str], sequence: bytes
+) -> None:
+    """Not even the host itself, whose own programs may pass on what they got from elsewhere."""
+    sent, hidden = token(), token()
+    data = (
+        message(VISITOR, ALICE, sent).as_bytes(policy=SMTP)
+        + sequence
+        + f"MAIL FROM:<{VISITOR}>\r\nRCPT TO:<{ALICE}>\r\nDATA\r\n".encode()
+        + message(VISITOR, ALICE, hidden).as_bytes(policy=SMTP)
+    )
+    script = (
+        "import base64, smtplib, sys; s = smtplib.SMTP('127.0.0.1', 25); s.ehlo();"
+        "s.mail(sys.argv[1]); s.rcpt(sys.argv[2]); s.docmd('DATA');"
+        "s.send(base64.b64decode(sys.argv[3]) + b'\\r\\n.\\r\\n'); print(s.getreply()[0])"
+    )
+    encoded = b64encode(data).decode()
+    code = host.check_output("python3 -c %s %s %s %s", script, VISITOR, ALICE, encoded)
+    assert code.strip() == "250"
+    wait_for_message(mx1, tls, (ALICE, accounts[ALICE]), sent)
+    with Imap(mx1, tls, ALICE, accounts[ALICE]) as session:
+        assert not session.find(hidden)
+
+
+@pytest.mark.parametrize(
+    "opening",
+    [
+        b"POST / HTTP/1.1\r\nHost: mx1.example.test\r\n\r\n",
+        b"GET / HTTP/1.1\r\n\r\n",
+        f"EHLO pebble.test\r\nMAIL FROM:<{VISITOR}>\r\nRCPT TO:<{ALICE}>\r\nDATA\r\n".encode(),
+    ],
+)
+def test_c049_who_does_not_wait_is_put_out(mx1: MailHost, opening: bytes) -> None:
+    with Dialogue(mx1, 25) as talk:
+        talk.smtp()
+        talk.send(opening)
+        replies = talk.until(lambda line: not line)
+        assert not [line for line in replies if line.startswith(b"354")], replies
+        assert replies[-2][:3] in (b"221", b"503", b"521", b"554"), replies
+
+
+def test_c050_a_long_line_is_no_command(mx1: MailHost) -> None:
+    with Dialogue(mx1, 25) as talk:
+        talk.smtp()
+        reply = talk.smtp("EHLO " + "x" * 100_000)
+        assert reply.startswith(b"5"), reply
+    with Smtp(mx1) as session:
+        assert session.ehlo()[0] == 250
+
+
+def test_c055_chunking_is_not_there(visit: Smtp) -> None:
+    assert "chunking" not in visit.esmtp_features
+    assert visit.rcpt(ALICE)[0] == 250
+    refused(visit.docmd("BDAT", "0 LAST"))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        b"MAIL FROM:<\xc3\xa4@pebble.test>",
+        b"MAIL FROM:<\xc3\xa4@pebble.test> SMTPUTF8",
+        b"MAIL FROM:<visitor@pebble.test> SMTPUTF8",
+        b"MAIL FROM:<visitor\0@pebble.test>",
+        b"MAIL FROM:<visitor\r@pebble.test>",
+        b"MAIL FROM:visitor@pebble.test",
+        b"MAIL FROM: Visitor <visitor@pebble.test>",
+    ],
+)
+def test_c057_an_odd_sender_is_refused(mx1: MailHost, command: bytes) -> None:
+    with Dialogue(mx1, 25) as talk:
+        talk.smtp()
+        talk.smtp("EHLO pebble.test")
+        talk.send(command + b"\r\n")
+        first = talk.smtp()
+        second = talk.smtp(f"RCPT TO:<{ALICE}>")
+        assert first.startswith(b"5") or second.startswith(b"5"), (first, second)
 
 
 def test_c054_too_large_a_message_is_refused(visit: Smtp) -> None:
@@ -248,7 +329,9 @@ def test_mail_of_root_reaches_the_postmaster(
     wait_for_message(mx1, tls, (POSTMASTER, accounts[POSTMASTER]), subject)
 
 
-def test_an_alias_reaches_both(mx1: MailHost, tls: ssl.SSLContext, accounts: dict[str, str]) -> None:
+def test_an_alias_reaches_both(
+    mx1: MailHost, tls: ssl.SSLContext, accounts: dict[str, str]
+) -> None:
     subject = token()
     with submit(mx1, 465, tls, CAROL, accounts[CAROL]) as session:
         session.send_message(message(CAROL, TEAM, subject))
@@ -270,6 +353,7 @@ def test_c069_a_submitters_address_is_not_told(
 ) -> None:
     subject = token()
     with submit(mx1, 465, tls, ALICE, accounts[ALICE]) as session:
+        assert session.sock
         own = session.sock.getsockname()[0]
         session.send_message(message(ALICE, BOB, subject))
     found = wait_for_message(mx1, tls, (BOB, accounts[BOB]), subject)
