@@ -41,6 +41,8 @@ class ActionModule(ActionBase):
             nouns = args["site"]
         else:
             nouns = {noun: templates.render(noun, task_vars.get(noun)) for noun in model.NOUNS}
+            # What can't be rendered as a whole isn't judged, nor what depends on it.
+            nouns = {noun: nouns[noun] for noun in nouns if noun not in templates.paths}
         if not isinstance(nouns, Mapping):
             raise AnsibleActionFail("site is a mapping of site nouns")
         site, faults = model.parse_site(nouns)

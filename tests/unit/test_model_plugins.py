@@ -128,6 +128,13 @@ def test_c106_a_template_that_fails_is_one_fault_among_others() -> None:
     ]
 
 
+def test_c106_a_noun_that_fails_as_a_whole_has_no_echoes() -> None:
+    _plugin, result = run(SITE | {"mail_domains": "{{ nix }}"})
+    assert [line.split(";")[0] for line in result["msg"].splitlines()[1:]] == [
+        "- mail_domains: a template"
+    ]
+
+
 def test_c108_an_unreachable_host_hides_no_fault_of_the_site() -> None:
     away = AnsibleConnectionFailure("no route to host")
     with pytest.raises(AnsibleConnectionFailure):
