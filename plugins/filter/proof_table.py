@@ -4,24 +4,27 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 
-def proof_table(proofs: Sequence[dict[str, Any]], width: int = 100) -> list[str]:
-    """One line per proof, a reason below each that doesn't pass, and the count at the end."""
+def proof_table(proofs: Sequence[dict[str, Any]], width: int = 74) -> list[str]:
+    """One line per proof, the reason below one that fails, and the count at the end."""
     longest = max((len(proof["id"]) for proof in proofs), default=0)
     lines = []
     for proof in proofs:
-        lines.append(f"{proof['result']:4}  {proof['id']:{longest}}  {proof['title']}")
+        note = f"({proof['actual']})" if proof["result"] == "skip" else proof["title"]
+        lines.append(f"{proof['result']}  {proof['id']:{longest}}  {note}"[:width])
         if proof["result"] == "fail":
-            lines += [f"      expected {proof['expected']}", f"      but      {proof['actual']}"]
-        elif proof["result"] == "skip":
-            lines[-1] += f" ({proof['actual']})"
+            for reason in (f"expected {proof['expected']}", f"but {proof['actual']}"):
+                lines += textwrap.wrap(
+                    reason, width, initial_indent="....  ", subsequent_indent="....    "
+                )
     counts = Counter(proof["result"] for proof in proofs)
-    total = f"{counts['pass']} passed, {counts['fail']} failed, {counts['skip']} skipped"
-    return [line if len(line) <= width else f"{line[: width - 3]}..." for line in lines] + [total]
+    lines.append(f"{counts['pass']} passed, {counts['fail']} failed, {counts['skip']} skipped")
+    return lines
 
 
 class FilterModule:

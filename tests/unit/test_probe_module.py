@@ -89,17 +89,17 @@ def test_the_table_names_what_fails_and_counts(table: Any) -> None:
     assert table([proof("pass"), proof("fail"), proof("skip", "no account given")]) == [
         "pass  smtp.pass  Something",
         "fail  smtp.fail  Something",
-        "      expected 5xx",
-        "      but      250 ok",
-        "skip  smtp.skip  Something (no account given)",
+        "....  expected 5xx",
+        "....  but 250 ok",
+        "skip  smtp.skip  (no account given)",
         "1 passed, 1 failed, 1 skipped",
     ]
 
 
-def test_the_table_cuts_long_lines(table: Any) -> None:
-    lines = table([proof("fail", "x" * 500)], width=40)
-    assert max(map(len, lines)) == 40
-    assert lines[2].endswith("...")
+def test_the_table_wraps_long_reasons(table: Any) -> None:
+    lines = table([proof("fail", "many words " * 20)], width=40)
+    assert max(map(len, lines)) <= 40
+    assert " ".join(lines).count("many") == 20
 
 
 def test_an_empty_table(table: Any) -> None:
