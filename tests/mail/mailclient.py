@@ -22,6 +22,7 @@ from email.utils import formatdate, make_msgid
 from typing import Any, Protocol, Self, cast
 
 TIMEOUT = 30
+DIRECTORY = "/var/lib/hikyaku/directory/directory.sqlite"
 # Somebody from elsewhere, of a domain that publishes no policy about its mail.
 VISITOR = "visitor@pebble.test"
 # Services and how TLS comes to them: from the start, or by a command.
@@ -254,6 +255,32 @@ def wait_for_message(
         found = eventually(lambda: session.find(subject, mailbox), timeout=timeout)
     assert len(found) == 1, f"{len(found)} messages with subject {subject}"
     return cast(EmailMessage, found[0])
+
+
+_SWAP = """
+import sqlite3, sys
+path, column, value, address = sys.argv[1:]
+with sqlite3.connect(path) as directory:
+    where = "WHERE address = ?", (address,)
+    print(directory.execute(f"SELECT {column} FROM account {where[0]}", where[1]).fetchone()[0])
+    directory.execute(f"UPDATE account SET {column} = ? {where[0]}", (value, *where[1]))
+"""
+
+
+@contextmanager
+def account_with(host: Shell, address: str, column: str, value: int) -> Iterator[None]:
+    """An account that is different for a while: column and value of the directory's table."""
+
+    def swap(new: int | str) -> str:
+        return host.check_output(
+            "python3 -c %s %s %s %s %s", _SWAP, DIRECTORY, column, str(new), address
+        ).strip()
+
+    before = swap(value)
+    try:
+        yield
+    finally:
+        swap(before)
 
 
 def queue(host: Shell) -> list[dict[str, Any]]:
