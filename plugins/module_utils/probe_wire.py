@@ -9,12 +9,13 @@ import hashlib
 import socket
 import ssl
 import time
+from collections import deque
 from dataclasses import dataclass, field
 
 LONGEST_LINE = 64 * 1024
 LONGEST_LITERAL = 16 * 1024 * 1024
 LONGEST_REPLY = 1000  # lines
-SHOWN_LINES = 60
+SHOWN_LINES = 30  # at each end
 SHOWN_LENGTH = 300
 
 
@@ -33,16 +34,27 @@ class Target:
 
 @dataclass(slots=True)
 class Transcript:
-    """What was said, without what must stay secret."""
+    """The beginning and the end of what was said, without what must stay secret."""
 
     secrets: tuple[str, ...] = ()
-    lines: list[str] = field(default_factory=list)
+    _first: list[str] = field(default_factory=list)
+    _last: deque[str] = field(default_factory=lambda: deque(maxlen=SHOWN_LINES))
+    _left_out: int = 0
 
     def add(self, who: str, text: str) -> None:
         for secret in self.secrets:
             text = text.replace(secret, "********")
-        if len(self.lines) < SHOWN_LINES:
-            self.lines.append(f"{who}: {text[:SHOWN_LENGTH]}")
+        line = f"{who}: {text[:SHOWN_LENGTH]}"
+        if len(self._first) < SHOWN_LINES:
+            self._first.append(line)
+            return
+        self._left_out += len(self._last) == SHOWN_LINES
+        self._last.append(line)
+
+    @property
+    def lines(self) -> list[str]:
+        gap = [f"-: {self._left_out} lines left out"] if self._left_out else []
+        return [*self._first, *gap, *self._last]
 
 
 def trust(ca_file: str | None) -> ssl.SSLContext:

@@ -13,7 +13,12 @@ from typing import Any
 import pytest
 from ansible_collections.hikyaku.mail.plugins.module_utils import probe_proofs
 from ansible_collections.hikyaku.mail.plugins.module_utils.probe import Account, Ports, Session
-from ansible_collections.hikyaku.mail.plugins.module_utils.probe_wire import Target, trust
+from ansible_collections.hikyaku.mail.plugins.module_utils.probe_wire import (
+    SHOWN_LINES,
+    Target,
+    Transcript,
+    trust,
+)
 from probe_host import (
     ALICE,
     ECHO,
@@ -296,3 +301,13 @@ def test_a_parser_that_breaks_is_a_failed_proof(
 
     one = probe_proofs.Check("x.y", "title", "expected", (), breaks)
     assert probe_proofs.prove(start(), one).actual == "IndexError: header"
+
+
+def test_the_evidence_has_both_ends_of_a_long_dialogue() -> None:
+    transcript = Transcript(("secret",))
+    for number in range(100):
+        transcript.add("S", f"{number} secret")
+    lines = transcript.lines
+    assert (lines[0], lines[-1]) == ("S: 0 ********", "S: 99 ********")
+    assert lines[SHOWN_LINES] == f"-: {100 - 2 * SHOWN_LINES} lines left out"
+    assert len(lines) == 2 * SHOWN_LINES + 1
