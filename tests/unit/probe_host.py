@@ -8,6 +8,7 @@ import base64
 import datetime
 import json
 import re
+import socket
 import socketserver
 import ssl
 import threading
@@ -268,6 +269,12 @@ class Sieve(Service):
 class Server(socketserver.ThreadingTCPServer):
     daemon_threads = True
     block_on_close = False
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        connection, address = super().get_request()
+        # Several small answers in a row would each wait for the other side's acknowledgement.
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection, address
 
 
 @contextmanager
