@@ -146,7 +146,10 @@ def up_internet() -> None:
         if done.returncode:
             raise LabError("internet.yml failed: see above; `lab up internet` tries again")
         podman("stop", host.name)
-        podman("commit", "--quiet", host.name, image)
+        label = f"{LABEL}.internet={ROOT}"
+        if old := podman("images", "--quiet", "--no-trunc", "--filter", f"label={label}").split():
+            podman("rmi", "--force", *dict.fromkeys(old))
+        podman("commit", "--quiet", "--change", f"LABEL {label}", host.name, image)
     found = inspect(host)
     if found and found["image"] != image:
         remove_host(host)
