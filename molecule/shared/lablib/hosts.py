@@ -135,7 +135,7 @@ def up_internet() -> None:
     image = internet_image()
     if not exists("image", image):
         found = inspect(host)
-        if found and "/internet:" in found["image"]:  # made by an older recipe
+        if found and found["image"] != base_image():  # else an earlier try, which may go on
             remove_host(host)
         ensure_host(host, base_image())
         say("provisioning internet")
