@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: (c) 2026, hikyaku.mail contributors
-"""Run `ansible-test sanity` on a copy of this checkout.
+"""Run `ansible-test sanity` on the collection as users get it: built, and installed from the file.
 
-ansible-test insists on a directory ansible_collections/NAMESPACE/NAME without links, and gets pip
-for its virtual environments from a server of its own. The copy and a pip from the package index
-that pip is configured for replace both. Everything stays below .cache.
+ansible-test gets pip for its virtual environments from a server of its own; here it comes from the
+package index that pip is configured for. Everything stays below .cache.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = ROOT / ".cache" / "sanity"
-COPY = CACHE / "ansible_collections" / "hikyaku" / "mail"
+INSTALLED = CACHE / "ansible_collections" / "hikyaku" / "mail"
 
 # What ansible-test runs as its bootstrap script: pip, from the wheel, installing the rest.
 BOOTSTRAP = """\
@@ -31,16 +30,15 @@ runpy.run_module("pip", run_name="__main__")
 """
 
 
-def copy_checkout() -> None:
+def install_collection() -> None:
     shutil.rmtree(CACHE / "ansible_collections", ignore_errors=True)
-    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(listed, cwd=ROOT, text=True, capture_output=True, check=True).stdout
-    for name in names.splitlines():
-        source = ROOT / name
-        if source.is_file() and not name.startswith(".collections/"):
-            (COPY / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source, COPY / name)
-    subprocess.run(["git", "init", "--quiet"], cwd=COPY, check=True)
+    galaxy = ["ansible-galaxy", "collection"]
+    build = [*galaxy, "build", "--force", "--output-path", str(CACHE), str(ROOT)]
+    subprocess.run(build, check=True)
+    [artifact] = CACHE.glob("hikyaku-mail-*.tar.gz")
+    install = [*galaxy, "install", "--force", "--offline", "--collections-path", str(CACHE)]
+    subprocess.run([*install, str(artifact)], check=True)
+    subprocess.run(["git", "init", "--quiet"], cwd=INSTALLED, check=True)
 
 
 def provide_pip() -> None:
@@ -59,12 +57,12 @@ def provide_pip() -> None:
 
 
 def main() -> int:
-    copy_checkout()
+    install_collection()
     provide_pip()
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     sanity = ["ansible-test", "sanity", "--color", "no", "--python", version]
     environment = {**os.environ, "HOME": str(CACHE)}
-    return subprocess.run(sanity, cwd=COPY, env=environment, check=False).returncode
+    return subprocess.run(sanity, cwd=INSTALLED, env=environment, check=False).returncode
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ class Imap:
             raise ProbeError(f"port {wire.port}: not IMAP: {greeting[:80]!r}")
 
     def capabilities(self) -> set[str]:
-        lines, _ = self.command("CAPABILITY")
+        lines, _literals = self.command("CAPABILITY")
         found = [line for line in lines if line.upper().startswith("* CAPABILITY ")]
         return {word.upper() for line in found for word in line.split()[2:]}
 
@@ -39,12 +39,12 @@ class Imap:
 
     def search(self, subject: str) -> list[str]:
         self.command("NOOP")  # new mail is announced with it
-        lines, _ = self.command(f"UID SEARCH SUBJECT {_quoted(subject)}")
+        lines, _literals = self.command(f"UID SEARCH SUBJECT {_quoted(subject)}")
         found = [line.split()[2:] for line in lines if line.upper().startswith("* SEARCH")]
         return [uid for uids in found for uid in uids if uid.isdigit()]
 
     def fetch(self, uid: str) -> bytes:
-        _, literals = self.command(f"UID FETCH {uid} (BODY.PEEK[])")
+        _lines, literals = self.command(f"UID FETCH {uid} (BODY.PEEK[])")
         if not literals:
             raise ProbeError(f"port {self._wire.port}: message {uid} was not sent")
         return literals[0]

@@ -86,7 +86,7 @@ def need(good: bool, actual: str) -> str:
 
 @check("smtp.starttls", "Port 25 offers TLS", "STARTTLS is offered")
 def _starttls(session: Session) -> str:
-    with session.smtp() as (_, smtp):
+    with session.smtp() as (_wire, smtp):
         offered = smtp.ehlo()
     return need("STARTTLS" in offered, f"offers {', '.join(offered) or 'nothing'}")
 
@@ -109,7 +109,7 @@ def _certificate(session: Session) -> str:
 
 @check("smtp.no_auth", "Port 25 takes no passwords", "AUTH is not offered, with and without TLS")
 def _no_auth(session: Session) -> str:
-    with session.smtp() as (_, smtp):
+    with session.smtp() as (_wire, smtp):
         need("AUTH" not in smtp.ehlo(), "AUTH is offered without TLS")
         smtp.starttls(anybody())
         need("AUTH" not in smtp.ehlo(), "AUTH is offered with TLS")
@@ -132,7 +132,7 @@ def _unknown(session: Session) -> str:
 
 
 def _recipient(session: Session, address: str) -> str:
-    with session.smtp() as (_, smtp):
+    with session.smtp() as (_wire, smtp):
         smtp.ehlo()
         smtp.command("MAIL FROM:<>")
         reply = smtp.ask(f"RCPT TO:<{address}>")

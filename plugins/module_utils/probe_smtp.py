@@ -53,7 +53,9 @@ class Smtp:
     def ehlo(self) -> dict[str, str]:
         """The extensions and their parameters."""
         lines = self.command(f"EHLO {self._name}").lines[1:]
-        return {word.upper(): rest for word, _, rest in (line.partition(" ") for line in lines)}
+        return {
+            word.upper(): rest for word, _space, rest in (line.partition(" ") for line in lines)
+        }
 
     def starttls(self, context: ssl.SSLContext) -> None:
         self.command("STARTTLS", (220,))

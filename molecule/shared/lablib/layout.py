@@ -93,6 +93,7 @@ def facts() -> dict[str, object]:
     return {
         "network4": str(NETWORK4),
         "network6": str(NETWORK6),
+        "gateway": [v4(1), v6(1)],  # this machine, as the hosts see it
         "address4": {name: v4(number) for name, number in names.items()},
         "address6": {name: v6(number) for name, number in names.items()},
         "reverse_zones": reverse,

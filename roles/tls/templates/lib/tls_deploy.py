@@ -285,7 +285,8 @@ class History:
 
 
 def systemctl(verb: str, unit: str) -> tuple[bool, str]:
-    done = subprocess.run(["/usr/bin/systemctl", verb, unit], capture_output=True, text=True)
+    command = ["/usr/bin/systemctl", verb, unit]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.returncode == 0, done.stderr.strip() or done.stdout.strip()
 
 
