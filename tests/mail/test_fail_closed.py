@@ -54,36 +54,27 @@ def last_reply(session: Smtp, mail: EmailMessage, sender: str) -> int:
     return 250
 
 
-@pytest.mark.parametrize("port", [25, 465, 587])
 def test_c080_without_rspamd_mail_waits_and_then_flows(
-    mx1: MailHost, host: Host, tls: ssl.SSLContext, accounts: dict[str, str], port: int
-) -> None:
-    sender = VISITOR if port == 25 else ALICE
-    mail = message(sender, ALICE, token())
-
-    def reply() -> int:
-        if port == 25:
-            return receive(mx1, mail)
-        return send(mx1, tls, accounts[ALICE], port, mail)
-
-    with stopped(host, "rspamd.service"):
-        assert 400 <= reply() < 500
-    assert reply() == 250
-    wait_for_message(mx1, tls, (ALICE, accounts[ALICE]), mail["Subject"])
-
-
-def test_c080_a_peers_queue_keeps_the_mail_meanwhile(
     mx1: MailHost, host: Host, internet: Host, tls: ssl.SSLContext, accounts: dict[str, str]
 ) -> None:
-    subject = token()
+    incoming, subject = message(VISITOR, ALICE, token()), token()
+    own = {port: message(ALICE, ALICE, token()) for port in (465, 587)}
     with stopped(host, "rspamd.service"):
+        assert 400 <= receive(mx1, incoming) < 500
+        for port, mail in own.items():
+            assert 400 <= send(mx1, tls, accounts[ALICE], port, mail) < 500
+        # A real peer keeps it in its queue.
         internet.check_output(
             "printf %%s %s | send-mail alice@example.test",
             f"From: sender@peer.test\nTo: {ALICE}\nSubject: {subject}\n\nPatience.\n",
         )
         eventually(lambda: "said: 451" in internet.check_output("postqueue -p"))
+    assert receive(mx1, incoming) == 250
+    for port, mail in own.items():
+        assert send(mx1, tls, accounts[ALICE], port, mail) == 250
     internet.check_output("postqueue -f")
-    wait_for_message(mx1, tls, (ALICE, accounts[ALICE]), subject)
+    for wanted in (subject, incoming["Subject"], *(mail["Subject"] for mail in own.values())):
+        wait_for_message(mx1, tls, (ALICE, accounts[ALICE]), wanted)
 
 
 def test_c082_without_valkey_mail_flows(
