@@ -123,7 +123,7 @@ def internet_image() -> str:
     mail host has to be told of its trust anchor.
     """
     sources = [SHARED / "internet.yml", *(SHARED / "internet").rglob("*")]
-    sources += [ROOT / f"inventories/demo/{name}.yml" for name in ("hosts", "group_vars/all")]
+    sources += [ROOT / f"inventories/demo/{name}.yml" for name in ("hosts", "group_vars/demo")]
     for role in ("resolver", "nameserver"):
         sources += (ROOT / "roles" / role).glob("[!Rm]*/**/*")  # neither README.md nor meta
     texts = [path.read_text() for path in sorted(sources) if path.is_file()]

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: (c) 2026, hikyaku.mail contributors
+"""verify.yml passes on a sound host, and names the proof that fails on a broken one."""
+
+from __future__ import annotations
+
+KEY = "/var/lib/rspamd/dkim/example.test.r1.key"
+
+
+def failed_proofs(output: str) -> set[str]:
+    return {
+        line.split("fail", 1)[1].split()[0]
+        for line in output.splitlines()
+        if line.strip().startswith("- fail ")
+    }
+
+
+def test_every_proof_passes_on_a_sound_host(run_playbook):
+    run = run_playbook("playbooks/verify.yml")
+    assert run.returncode == 0, run.output
+    assert failed_proofs(run.output) == set()
+    assert " 0 failed, 0 skipped" in run.output
+
+
+def test_a_stopped_filter_is_named(host, run_playbook):
+    host.check_output("systemctl stop rspamd")
+    try:
+        run = run_playbook("playbooks/verify.yml")
+    finally:
+        host.check_output("systemctl start rspamd")
+    assert run.returncode != 0
+    assert "local.delivery" in failed_proofs(run.output)
+    assert "roundtrip.465" in failed_proofs(run.output)
+    assert "imap.login" not in failed_proofs(run.output)
+
+
+def test_a_key_that_is_not_the_published_one_is_named(host, run_playbook):
+    host.check_output(f"cp -a {KEY} {KEY}.kept")
+    try:
+        # Written in place: owner and mode stay.
+        host.check_output(f"openssl genrsa 2048 2>/dev/null > {KEY}; systemctl restart rspamd")
+        run = run_playbook("playbooks/verify.yml")
+    finally:
+        host.check_output(f"mv {KEY}.kept {KEY}; systemctl restart rspamd")
+    assert run.returncode != 0
+    assert "roundtrip.dkim_two_signatures" in failed_proofs(run.output)
+    assert "local.delivery" not in failed_proofs(run.output)
