@@ -44,7 +44,7 @@ def unit() -> Iterator[Step]:
 
 def molecule() -> Iterator[Step]:
     yield Step("lab setup", [LAB, "setup"])
-    yield Step("molecule default", [LAB, "run", "molecule", "test", "-s", "default"], "mail")
+    yield Step("molecule default", [LAB, "run", "molecule", "test", "--no-command-borders"], "mail")
 
 
 STAGES = {"lint": lint, "unit": unit, "molecule": molecule}

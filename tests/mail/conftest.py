@@ -97,7 +97,12 @@ def run_playbook() -> Callable[..., Run]:
         done = subprocess.run(
             ["ansible-playbook", "-i", str(INVENTORY), playbook, *arguments],
             cwd=ROOT,
-            env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
+            env={
+                **os.environ,
+                "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+                "ANSIBLE_FORCE_COLOR": "0",
+                "ANSIBLE_NOCOLOR": "1",
+            },
             text=True,
             capture_output=True,
             check=False,

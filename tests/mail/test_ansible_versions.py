@@ -15,6 +15,7 @@ from ansible.release import __version__ as here
 ROOT = Path(__file__).resolve().parents[2]
 LAB = str(ROOT / "molecule" / "shared" / "lab")
 OTHER = "2.21.5" if here.startswith("2.19.") else "2.19.14"
+CONTROL = "/run/hikyaku-lab"  # where the lab's SSH settings keep connections
 DEBIAN_13_PYTHON = "3.13"
 NEEDED = ("ansible.cfg", "site.yml", "playbooks", "plugins", "roles", "inventories", "meta")
 
@@ -26,7 +27,10 @@ def in_client(script: str, **options) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def controller(tmp_path_factory) -> None:
-    """ansible-core, as wheels since the lab reaches no index, and this checkout on the client."""
+    """ansible-core, as wheels since the lab reaches no index, and this checkout on the client.
+
+    It lies at the same path there, since the lab's SSH settings name their files by it.
+    """
     wheels = tmp_path_factory.mktemp("wheels")
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary=:all:"]
     target = ["--python-version", DEBIAN_13_PYTHON, "--dest", str(wheels)]
@@ -35,7 +39,7 @@ def controller(tmp_path_factory) -> None:
     archive += ["-C", str(wheels.parent), wheels.name]
     with subprocess.Popen(archive, stdout=subprocess.PIPE) as tar:
         done = in_client(
-            "rm -rf /root/mail; mkdir /root/mail; cd /root/mail; tar -x; "
+            f"rm -rf {ROOT}; mkdir -p {ROOT} {CONTROL}; cd {ROOT}; tar -x; "
             "apt-get update -q; apt-get install -q -y --no-install-recommends"
             " python3-venv openssh-client; "
             "python3 -m venv venv; "
@@ -49,7 +53,7 @@ def controller(tmp_path_factory) -> None:
 @pytest.mark.parametrize("arguments", ["", "--check --diff"])
 def test_no_change_and_no_warning_with_the_other_ansible_core(arguments):
     done = in_client(
-        "cd /root/mail; export ANSIBLE_NOCOLOR=1; "
+        f"cd {ROOT}; export ANSIBLE_NOCOLOR=1; "
         f"venv/bin/ansible-playbook -i inventories/demo site.yml {arguments}"
     )
     output = done.stdout + done.stderr
