@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure, AnsibleError
@@ -48,23 +49,28 @@ class ActionModule(ActionBase):
         site, faults = model.parse_site(nouns)
         faults = templates.faults + [fault for fault in faults if fault.path not in templates.paths]
         faults += _foreign_variables(task_vars, args.get("other_variables") or [])
+        facts = {}
         if args.get("target") is not None:
-            faults += self._target_faults(args["target"], faults, task_vars)
+            found = self._look(args["target"], faults, task_vars)
+            faults += [model.Fault(**fault) for fault in found["faults"]]
+            facts = {"packages": _as_package_facts(found.get("packages", {}))}
         if faults:
             return result | {"failed": True, "msg": _message(faults)}
         return result | {
             "changed": False,
+            "ansible_facts": facts,
             # The normal form, as far as it may be shown: the number of accounts, not their hashes.
             "site": {noun: value for noun, value in site.nouns().items() if noun in RETURNED},
             "accounts": len(site.accounts),
             "aliases": len(site.aliases),
         }
 
-    def _target_faults(
+    def _look(
         self, limits: dict[str, Any], known: list[model.Fault], task_vars: dict[str, Any]
-    ) -> list[model.Fault]:
+    ) -> dict[str, Any]:
+        """What target_info finds; that it can't run is a fault as well."""
         try:
-            found = self._execute_module(
+            found: dict[str, Any] = self._execute_module(
                 module_name="hikyaku.mail.target_info",
                 module_args=limits | {"controller_time": time.time()},
                 task_vars=task_vars,
@@ -74,8 +80,9 @@ class ActionModule(ActionBase):
                 raise AnsibleActionFail(f"{_message(known)}\n{error}") from error
             raise
         if found.get("failed"):
-            return [model.Fault("host", str(found.get("msg")), "one that target_info runs on")]
-        return [model.Fault(**fault) for fault in found["faults"]]
+            fault = model.Fault("host", str(found.get("msg")), "one that target_info runs on")
+            return {"faults": [asdict(fault)]}
+        return found
 
 
 class _Templates:
@@ -116,6 +123,14 @@ def _foreign_variables(task_vars: dict[str, Any], others: list[str]) -> list[mod
         if name.startswith("mail_") and name not in known
         for fault in model.parse_site({name: None})[1]
     ]
+
+
+def _as_package_facts(packages: dict[str, str]) -> dict[str, list[dict[str, str]]]:
+    """In the form of ansible.builtin.package_facts, which takes a second to find the same."""
+    return {
+        name: [{"name": name, "version": version, "source": "apt"}]
+        for name, version in packages.items()
+    }
 
 
 def _message(faults: list[model.Fault]) -> str:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: (c) 2026, hikyaku.mail contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Whether a host is fit to become a mail host: read from /proc, /etc/os-release and statvfs."""
+"""Whether a host can become a mail host: read from /proc, os-release, dpkg and statvfs."""
 
 from __future__ import annotations
 
@@ -169,6 +169,16 @@ def _remedy(root: Path, pid: int) -> str:
     if pid == 1:
         return "systemctl list-sockets shows the unit; systemctl disable --now it"
     return "stop that program and keep it from starting again"
+
+
+def packages(root: Path) -> dict[str, str]:
+    """The installed packages and their versions, from dpkg's database."""
+    installed = {}
+    for entry in _read(root / "var/lib/dpkg/status").split("\n\n"):
+        fields = dict(re.findall(r"^(Package|Status|Version): (.*)$", entry, re.MULTILINE))
+        if fields.get("Status", "").endswith(" installed"):
+            installed[fields["Package"]] = fields["Version"]
+    return installed
 
 
 def _read(path: Path) -> str:

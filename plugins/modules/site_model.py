@@ -198,6 +198,15 @@ site:
   returned: success
   type: dict
   sample: {mail_hostname: mx1.example.com, mail_domains: [{name: xn--bcher-kva.example}]}
+ansible_facts:
+  description: What was found on the host.
+  returned: success
+  type: dict
+  contains:
+    packages:
+      description: The installed packages, as M(ansible.builtin.package_facts) has them.
+      returned: when O(target) is given
+      type: dict
 accounts:
   description: How many accounts could be read.
   returned: success

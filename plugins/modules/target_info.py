@@ -42,7 +42,11 @@ def main() -> None:
     if args["resolve"]:
         faults += target.check_name(args["resolve"])
     faults += target.check_ports(root, args["ports"])
-    module.exit_json(changed=False, faults=[asdict(fault) for fault in faults])
+    module.exit_json(
+        changed=False,
+        faults=[asdict(fault) for fault in faults],
+        packages=target.packages(root),
+    )
 
 
 if __name__ == "__main__":

@@ -177,3 +177,18 @@ def test_a_real_listener_is_found() -> None:
         port = server.getsockname()[1]
         (fault,) = target.check_ports(Path("/"), [port])
         assert f"(pid {os.getpid()})" in fault.value
+
+
+def test_packages_are_those_that_are_installed(root: Path) -> None:
+    (root / "var/lib/dpkg").mkdir(parents=True)
+    (root / "var/lib/dpkg/status").write_text(
+        "Package: postfix\nStatus: install ok installed\nVersion: 3.10.13-0+deb13u1\n"
+        "Description: mail server\n Package: not a field\n\n"
+        "Package: exim4\nStatus: deinstall ok config-files\nVersion: 4.98\n\n"
+        "Package: knot\nStatus: hold ok installed\nVersion: 3.4.6-1\n"
+    )
+    assert target.packages(root) == {"postfix": "3.10.13-0+deb13u1", "knot": "3.4.6-1"}
+
+
+def test_a_host_without_dpkg_has_no_packages(root: Path) -> None:
+    assert target.packages(root) == {}
