@@ -78,7 +78,7 @@ def main() -> None:
     )
     answer = {
         "changed": result.changed,
-        "keys": result.keys,
+        "dkim_keys": result.keys,
         "diff": {"before": "".join(result.before), "after": "".join(result.after)},
     }
     if result.faults:

@@ -21,7 +21,7 @@ def main() -> None:
         required_one_of=[("paths", "path_template")],
     )
     found = find_keys(module.params["paths"], module.params["path_template"], time.time())
-    answer = {"keys": found.keys, "shared": found.shared, "faults": found.faults}
+    answer = {"dkim_keys": found.keys, "shared": found.shared, "faults": found.faults}
     if found.faults:
         module.fail_json(msg="\n".join(found.faults), **answer)
     module.exit_json(changed=False, **answer)

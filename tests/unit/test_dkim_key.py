@@ -72,18 +72,18 @@ def test_check_run_again_and_again_with_check(run: Runner) -> None:
     assert list(run.directory.iterdir()) == []
     done = run()
     assert predicted["changed"] and done["changed"]
-    for before, after in zip(predicted["keys"], done["keys"], strict=True):
+    for before, after in zip(predicted["dkim_keys"], done["dkim_keys"], strict=True):
         unknown = {"txt": None, "strings": [], "fingerprint_sha256": None}
         assert before == {**after, **unknown}
     again = run()
     assert not again["changed"]
-    quiet = [{**key, "changed": False, "created": False} for key in done["keys"]]
-    assert again["keys"] == quiet == run(check=True)["keys"]
+    quiet = [{**key, "changed": False, "created": False} for key in done["dkim_keys"]]
+    assert again["dkim_keys"] == quiet == run(check=True)["dkim_keys"]
     assert again["diff"] == {"before": "", "after": ""}
 
 
 def test_what_is_told_of_a_key(run: Runner) -> None:
-    rsa, ed25519 = run()["keys"]
+    rsa, ed25519 = run()["dkim_keys"]
     assert rsa["name"] == "r1._domainkey.example.test"
     assert (rsa["type"], rsa["bits"], rsa["created"]) == ("rsa", 2048, True)
     assert rsa["txt"] == "".join(rsa["strings"])
@@ -111,12 +111,12 @@ def test_diff_shows_the_record(run: Runner) -> None:
 
 def test_tags_of_the_record(run: Runner) -> None:
     record = {"h": ["sha256"], "s": ["email"], "t": ["s"], "n": "a;b"}
-    (key,) = run(keys=[{"domain": "example.test", "selector": "r1", "record": record}])["keys"]
+    (key,) = run(keys=[{"domain": "example.test", "selector": "r1", "record": record}])["dkim_keys"]
     assert key["txt"].startswith("v=DKIM1; k=rsa; h=sha256; s=email; t=s; n=a=3Bb; p=")
 
 
 def test_names_are_brought_to_one_spelling(run: Runner) -> None:
-    (key,) = run(domains=["Bücher.Test."], selectors=[{"selector": "R1.Sub"}])["keys"]
+    (key,) = run(domains=["Bücher.Test."], selectors=[{"selector": "R1.Sub"}])["dkim_keys"]
     assert key["name"] == "r1.sub._domainkey.xn--bcher-kva.test"
     assert Path(key["path"]).name == "xn--bcher-kva.test.r1.sub.key"
 
@@ -177,7 +177,7 @@ def test_regenerate(
         if result.get("failed"):
             assert "regenerate" in result["msg"] and not result["changed"]
             return "fault"
-        assert result["keys"][0]["created"] == result["changed"]
+        assert result["dkim_keys"][0]["created"] == result["changed"]
         return "replaced" if result["changed"] else "kept"
 
     assert outcome({"keys": [{"domain": "example.test", "selector": "r1"}]}) == fits
@@ -199,12 +199,12 @@ def test_one_key_that_does_not_fit_stops_all(written: Runner) -> None:
 
 
 def test_another_format_is_converted(written: Runner) -> None:
-    before = written()["keys"]
+    before = written()["dkim_keys"]
     selectors = [{**SELECTORS[0], "format": "pkcs1"}, {**SELECTORS[1], "format": "pkcs8"}]
     for check in (True, False):
         result = written(domains=["example.test"], selectors=selectors, check=check)
         assert result["changed"]
-        for old, new in zip(before, result["keys"], strict=True):
+        for old, new in zip(before, result["dkim_keys"], strict=True):
             assert new == {**old, "changed": True}
     assert written.content("r1").startswith(b"-----BEGIN RSA PRIVATE KEY-----\n")
     assert not written(domains=["example.test"], selectors=selectors)["changed"]
@@ -215,7 +215,7 @@ def test_another_format_is_converted(written: Runner) -> None:
 def test_backup(written: Runner) -> None:
     old = written.content("r1")
     result = written(regenerate="always", backup=True)
-    backups = [Path(key["backup_file"]) for key in result["keys"]]
+    backups = [Path(key["backup_file"]) for key in result["dkim_keys"]]
     assert backups[0].read_bytes() == old
     assert backups[0].stat().st_mode & 0o777 == 0o640
     assert not written(backup=True)["changed"]
@@ -227,7 +227,7 @@ def test_absent(written: Runner) -> None:
     assert len(list(written.directory.iterdir())) == 2
     result = written(state="absent")
     assert result["changed"]
-    assert {key["txt"] for key in result["keys"]} == {None}
+    assert {key["txt"] for key in result["dkim_keys"]} == {None}
     assert list(written.directory.iterdir()) == []
     assert not written(state="absent")["changed"]
 
@@ -238,7 +238,7 @@ def test_absent(written: Runner) -> None:
 def test_permissions(run: Runner) -> None:
     old = os.umask(0)
     try:
-        path = run()["keys"][0]["path"]
+        path = run()["dkim_keys"][0]["path"]
     finally:
         os.umask(old)
     assert Path(path).stat().st_mode & 0o777 == 0o640
@@ -246,7 +246,7 @@ def test_permissions(run: Runner) -> None:
     assert run(check=True)["changed"]
     assert Path(path).stat().st_mode & 0o777 == 0o644
     result = run()
-    assert [key["changed"] for key in result["keys"]] == [True, False]
+    assert [key["changed"] for key in result["dkim_keys"]] == [True, False]
     assert " 0644\n" in result["diff"]["before"] and " 0640\n" in result["diff"]["after"]
     assert Path(path).stat().st_mode & 0o777 == 0o640
 
@@ -285,7 +285,7 @@ def test_partial_results_are_kept(run: Runner, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(dkim_files, "make", fail_late)
     result = run(domains=["a.test", "b.test", "c.test", "d.test"], selectors=[SELECTORS[1]])
     assert result["failed"] and result["changed"]
-    assert [key["domain"] for key in result["keys"]] == ["a.test", "b.test"]
+    assert [key["domain"] for key in result["dkim_keys"]] == ["a.test", "b.test"]
 
 
 def test_kill_between_any_two_steps(run: Runner) -> None:
@@ -353,19 +353,19 @@ def test_many_keys_that_are_there_take_no_time(run: Runner) -> None:
 
 
 def test_info(written: Runner) -> None:
-    made = {key["name"]: key for key in written()["keys"]}
+    made = {key["name"]: key for key in written()["dkim_keys"]}
     path = Path(written.template.format(domain="second.test", selector="r9"))
     path.write_bytes(written.content("r1"))
     os.utime(path, (0, time.time() - 200 * 86400 - 60))
     found = written.info()
     assert not found["changed"]
-    assert [key["name"] for key in found["keys"]] == [
+    assert [key["name"] for key in found["dkim_keys"]] == [
         "e1._domainkey.example.test",
         "r1._domainkey.example.test",
         "r9._domainkey.second.test",
     ]
-    assert [key["age_days"] for key in found["keys"]] == [0, 0, 200]
-    for key in found["keys"][:2]:
+    assert [key["age_days"] for key in found["dkim_keys"]] == [0, 0, 200]
+    for key in found["dkim_keys"][:2]:
         for item in ("txt", "strings", "fingerprint_sha256", "type", "bits", "path"):
             assert key[item] == made[key["name"]][item]
     (shared,) = found["shared"]
@@ -373,7 +373,7 @@ def test_info(written: Runner) -> None:
 
 
 def test_info_by_pattern(written: Runner) -> None:
-    (key,) = written.info(paths=[f"{written.directory}/*.e1.key"], path_template=None)["keys"]
+    (key,) = written.info(paths=[f"{written.directory}/*.e1.key"], path_template=None)["dkim_keys"]
     assert (key["domain"], key["selector"], key["name"]) == (None, None, None)
     assert key["format"] == "ed25519_seed"
 
@@ -384,4 +384,4 @@ def test_info_tells_what_it_cannot_read_and_what_it_can(written: Runner) -> None
     result = written.info()
     assert result["failed"]
     assert [fault.split(":")[0] for fault in result["faults"]] == [str(path)]
-    assert len(result["keys"]) == 2
+    assert len(result["dkim_keys"]) == 2
