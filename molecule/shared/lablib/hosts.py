@@ -73,8 +73,13 @@ def ensure_host(host: Host, image: str) -> None:
     """Make sure that the host runs with all its addresses and answers on SSH."""
     found = inspect(host)
     if found and found["owner"] != str(ROOT):
-        owner = found["owner"] or "something else"
-        raise LabError(f"the container {host.name} belongs to {owner}: destroy it there first")
+        owner = found["owner"]
+        # What another checkout left behind is nobody's: it is gone itself, or its lab is down.
+        if not owner or (found["state"] == "running" and Path(owner).exists()):
+            owner = owner or "something else"
+            raise LabError(f"the container {host.name} belongs to {owner}: destroy it there first")
+        remove_host(host)
+        found = None
     if not found:
         podman(
             "run", "--detach", "--name", host.name, "--hostname", host.hostname,
