@@ -4,6 +4,14 @@
 
 from __future__ import annotations
 
+import re
+import time
+
+# What may stand in the journal after all proofs, and why.
+EXPLAINED = (
+    r"SASL \w+ authentication failed",  # one proof is that a wrong password opens nothing
+    r"pam_env\(sshd:session\): Unable to open env file: /etc/default/locale",  # a minimal Debian
+)
 KEY = "/var/lib/rspamd/dkim/example.test.r1.key"
 
 
@@ -15,11 +23,15 @@ def failed_proofs(output: str) -> set[str]:
     }
 
 
-def test_every_proof_passes_on_a_sound_host(run_playbook):
+def test_every_proof_passes_on_a_sound_host_and_leaves_no_warning(host, run_playbook):
+    start = int(time.time())
     run = run_playbook("playbooks/verify.yml")
     assert run.returncode == 0, run.output
     assert failed_proofs(run.output) == set()
     assert " 0 failed, 0 skipped" in run.output
+    journal = host.check_output(f"journalctl -q -p warning -o cat --no-pager --since @{start}")
+    explained = re.compile("|".join(EXPLAINED))
+    assert [line for line in journal.splitlines() if not explained.search(line)] == []
 
 
 def test_a_stopped_filter_is_named(host, run_playbook):

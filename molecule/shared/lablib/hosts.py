@@ -15,7 +15,6 @@ from pathlib import Path
 from lablib.images import base_image
 from lablib.layout import (
     APT_VOLUME,
-    ARCHIVE,
     CACHE,
     HOSTS,
     IMAGES,
@@ -29,7 +28,7 @@ from lablib.layout import (
     v4,
     v6,
 )
-from lablib.machine import archive_addresses
+from lablib.machine import APT_SITES, archives
 from lablib.tools import LabError, digest, exists, podman, poll, say, write
 
 
@@ -47,10 +46,11 @@ def inspect(host: Host) -> dict[str, str] | None:
 def name_service(host: Host) -> str:
     """Shell commands that give a new host its resolver, its name, and a way to the archive.
 
-    The lab's DNS ends at the lab, so the address of the package archive stands in /etc/hosts.
+    The lab's DNS ends at the lab, so the addresses of the package archives stand in /etc/hosts.
     """
-    archive = f"{archive_addresses()[0]} {ARCHIVE}"
     names = f"{host.hostname} {host.name}"
+    sites = archives(podman("exec", host.name, *APT_SITES))
+    lines = "\n".join(f"{address} {name} # package archive" for address, name in sites.items())
     return f"""\
 [ -e /etc/resolv.conf ] || cat > /etc/resolv.conf <<END
 nameserver {host.resolver}
@@ -62,10 +62,10 @@ grep -q '{names}' /etc/hosts || cat > /etc/hosts <<END
 {v4(host.number)} {names}
 {v6(host.number)} {names}
 END
-if ! grep -qx '{archive}' /etc/hosts; then
-    sed -i '/ {ARCHIVE}$/d' /etc/hosts
-    echo '{archive}' >> /etc/hosts
-fi
+sed -i '/# package archive$/d' /etc/hosts
+cat >> /etc/hosts <<END
+{lines}
+END
 """
 
 

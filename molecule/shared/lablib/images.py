@@ -9,7 +9,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from lablib.layout import ARCHIVE, CACHE, HOSTS, IMAGES, LABEL, RUN, facts, v4
+from lablib.layout import CACHE, HOSTS, IMAGES, LABEL, RUN, facts, v4
 from lablib.tools import LabError, digest, exists, podman, run, say, write
 
 RELEASE = os.environ.get("LAB_RELEASE", "13")
@@ -37,20 +37,6 @@ runtime = "runc"
 cgroup_manager = "cgroupfs"
 [network]
 network_backend = "netavark"
-"""
-
-SOURCES = """\
-Types: deb
-URIs: http://{archive}/debian
-Suites: {codename} {codename}-updates
-Components: main
-Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
-
-Types: deb
-URIs: http://{archive}/debian-security
-Suites: {codename}-security
-Components: main
-Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
 """
 
 APT_CONF = """\
@@ -103,8 +89,7 @@ def base_image() -> str:
     if RELEASE not in CODENAMES:
         raise LabError(f"LAB_RELEASE is {RELEASE!r}; allowed: {', '.join(CODENAMES)}")
     public = keys()
-    sources = SOURCES.format(archive=ARCHIVE, codename=CODENAMES[RELEASE])
-    recipe = digest(sources, APT_CONF, *MMDEBSTRAP, *public.values())
+    recipe = digest(CODENAMES[RELEASE], APT_CONF, *MMDEBSTRAP, *public.values())
     image = f"{IMAGES}/debian-{RELEASE}:{recipe}"
     if exists("image", image):
         return image
@@ -119,10 +104,8 @@ def base_image() -> str:
             key = f"ssh_host_ed25519_key{suffix}"
             write(overlay / f"etc/ssh/{key}", (CACHE / key).read_text(), mode)
         write(overlay / "etc/apt/apt.conf.d/90lab", APT_CONF)
-        write(work / "debian.sources", sources)
         hook = f"--customize-hook=sync-in {overlay} /"
-        archive = work / "debian.sources"
-        run(*MMDEBSTRAP, hook, CODENAMES[RELEASE], work / "base.tar", archive)
+        run(*MMDEBSTRAP, hook, CODENAMES[RELEASE], work / "base.tar")
         changes = ("--change", 'CMD ["/sbin/init"]', "--change", f"LABEL {LABEL}=1")
         podman("import", "--quiet", *changes, work / "base.tar", image)
     return image

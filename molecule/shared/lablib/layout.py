@@ -21,7 +21,6 @@ LABEL = "hikyaku.lab"  # on hosts: the checkout they belong to; on images: 1
 APT_VOLUME = "hikyaku-lab-apt"
 NETWORK4 = ipaddress.IPv4Network(os.environ.get("LAB_NETWORK4", "198.51.100.0/24"))
 NETWORK6 = ipaddress.IPv6Network(os.environ.get("LAB_NETWORK6", "2001:db8:25::/64"))
-ARCHIVE = "the.package.archive"
 
 
 @dataclass(frozen=True)

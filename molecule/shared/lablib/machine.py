@@ -11,8 +11,9 @@ import shutil
 import socket
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from lablib.layout import ARCHIVE, LABEL, NAMESPACE, NETWORK, NETWORK4, NETWORK6, ROOT, RUN, SHARED
+from lablib.layout import LABEL, NAMESPACE, NETWORK, NETWORK4, NETWORK6, ROOT, RUN, SHARED
 from lablib.tools import LabError, exists, locked, podman, run, say
 
 TOOLS = {  # program: Debian's package
@@ -26,6 +27,9 @@ TOOLS = {  # program: Debian's package
     "ip": "iproute2",
     "ssh": "openssh-client",
 }
+
+# Prints where the packages come from.
+APT_SITES = ("apt-get", "indextargets", "--format", "$(SITE)")
 
 
 def enter_namespace() -> None:
@@ -81,21 +85,26 @@ def check_network() -> None:
                     f"{network} collides with this machine's route to {taken} ({route.get('dev')}):"
                     f" set {variable} to a network that is free here"
                 )
-    for address in archive_addresses():
+    targets = run(*APT_SITES) if shutil.which("apt-get") else ""
+    for address, name in archives(targets).items():
         for variable, network in (("LAB_NETWORK4", NETWORK4), ("LAB_NETWORK6", NETWORK6)):
             if ipaddress.ip_address(address) in network:
                 raise LabError(
-                    f"{ARCHIVE} is {address} here, which is within {network}: set {variable} to"
+                    f"{name} is {address} here, which is within {network}: set {variable} to"
                     " another network, or the hosts can't install anything"
                 )
 
 
-def archive_addresses() -> list[str]:
-    try:
-        found = socket.getaddrinfo(ARCHIVE, 80, proto=socket.IPPROTO_TCP)
-    except socket.gaierror as exc:
-        raise LabError(f"{ARCHIVE}, the package archive, does not resolve: {exc}") from exc
-    return sorted({str(entry[4][0]) for entry in found}, key=lambda address: ":" in address)
+def archives(sites: str) -> dict[str, str]:
+    """The package archives by address, from what APT_SITES prints."""
+    found = {}
+    for name in {urlsplit(site).hostname for site in sites.split()} - {None}:
+        try:
+            addresses = socket.getaddrinfo(name, 80, socket.AF_INET, proto=socket.IPPROTO_TCP)
+        except socket.gaierror:  # one that this machine can't reach either
+            continue
+        found[str(addresses[0][4][0])] = str(name)
+    return found
 
 
 def ensure_network() -> None:
