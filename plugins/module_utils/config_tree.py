@@ -19,6 +19,7 @@ import os
 import pwd
 import secrets
 import shutil
+import time
 import typing as t
 from pathlib import Path
 
@@ -72,7 +73,45 @@ class Outcome:
 def deploy(request: Request, disk: Disk, runner: Runner, check: bool = False) -> Outcome:
     """Bring the host's files to the request; in check mode only say what would be done."""
     with disk.lock():
-        return _Deployment(request, disk, runner, check).run()
+        outcome = _Deployment(request, disk, runner, check).run()
+        files = sorted({*outcome.files, *_untaken(request, disk, runner)})
+    return dataclasses.replace(outcome, changed=bool(files), files=files)
+
+
+def _untaken(request: Request, disk: Disk, runner: Runner) -> t.Iterator[str]:
+    """Files that landed after their unit was last started or reloaded.
+
+    A run that ends before its handlers, by a kill or a lost connection, leaves a daemon with the
+    configuration from before. The next run has to tell of those files again.
+    """
+    now = time.time()
+    for unit, trees in _by_unit(request).items():
+        since = _state_change(unit, runner)
+        for file in request.laid if since else ():
+            if tree_of(file.path, request.trees) in trees:
+                landed = disk.real(file.path).stat().st_mtime if disk.read(file.path) else 0
+                if since < landed <= now:  # not a time to come: then the clock was set back
+                    yield file.path
+
+
+def _by_unit(request: Request) -> dict[str, list[dict[str, t.Any]]]:
+    units: dict[str, list[dict[str, t.Any]]] = {}
+    for tree in request.trees:
+        if tree.get("unit"):
+            units.setdefault(tree["unit"], []).append(tree)
+    return units
+
+
+def _state_change(unit: str, runner: Runner) -> float:
+    """When an active unit was last started or reloaded, in seconds since 1970; otherwise 0."""
+    if not shutil.which("systemctl", path=SEARCH_PATH):
+        return 0
+    show = ["systemctl", "show", "--property=ActiveState,StateChangeTimestampMonotonic", unit]
+    properties = dict(line.split("=", 1) for line in runner(show, "/")[1].splitlines())
+    if properties.get("ActiveState") != "active":
+        return 0
+    booted = time.time() - time.monotonic()
+    return booted + int(properties["StateChangeTimestampMonotonic"]) / 1e6
 
 
 class _Deployment:

@@ -29,6 +29,7 @@ _TREE = {
     "group": {"type": "str", "default": "root"},
     "mode": {"type": "str", "default": "0644"},
     "dir_mode": {"type": "str", "default": "0755"},
+    "unit": {"type": "str"},
     "files": {"type": "list", "elements": "dict", "default": [], "options": _RULE},
 }
 _ARGV: dict[str, t.Any] = {"type": "list", "elements": "str", "required": True}

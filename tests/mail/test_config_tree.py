@@ -159,6 +159,21 @@ def test_c109_postfix_refuses_a_configuration_and_keeps_the_one_it_has(
     assert state() == before
 
 
+def test_c105_a_daemon_that_was_not_reloaded_is_told_of_again(
+    host: Host, playbook: Playbook
+) -> None:
+    """As after a run that was killed between its tasks and its handlers."""
+
+    def run(*arguments: str) -> Run:
+        return playbook.run({"a.conf": "a\n"}, *arguments, unit="postfix.service")
+
+    assert run().result["changed"]
+    for arguments in (["--check"], []):
+        assert run(*arguments).result["files"] == [f"{DEST}/a.conf"]
+    host.check_output("systemctl reload postfix.service")
+    assert not run().result["changed"]
+
+
 def test_c109_a_removed_or_changed_file_comes_back(host: Host, playbook: Playbook) -> None:
     files = {"a.j2": "a\n", "sub/b": "b\n"}
     assert playbook.run(files).result["changed"]

@@ -54,6 +54,7 @@ class Host:
         self.base, self.root = base, base / "root"
         self.root.mkdir()
         self.commands: list[list[str]] = []
+        self.unit = ""  # what systemctl shows of it
         self._serial = itertools.count()
 
     def tree(
@@ -92,6 +93,8 @@ class Host:
         step: t.Callable[[str], None] = lambda _name: None,
     ) -> core.Outcome:
         def runner(argv: list[str], cwd: str) -> tuple[int, str, str]:
+            if argv[0] == "systemctl":
+                return 0, self.unit, ""
             self.commands.append(argv)
             return run_command(argv, cwd)
 
@@ -869,3 +872,52 @@ def test_a_lock_that_is_held_for_too_long_is_an_error(host: Host) -> None:
     disk = landing.Disk(str(host.root))
     with disk.lock(), pytest.raises(landing.LandingError, match="another run"), disk.lock(0.1):
         pass
+
+
+@pytest.fixture
+def systemctl(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with systemd, whatever this one is."""
+    program = host.base / "bin" / "systemctl"
+    program.parent.mkdir()
+    program.touch(0o755)
+    monkeypatch.setattr(core, "SEARCH_PATH", f"{program.parent}:{core.SEARCH_PATH}")
+
+
+def unit_state(state: str, changed: float) -> str:
+    """As `systemctl show` has it; ``changed`` in seconds from now."""
+    microseconds = int((time.monotonic() + changed) * 1e6)
+    return f"ActiveState={state}\nStateChangeTimestampMonotonic={microseconds}\n"
+
+
+@pytest.mark.usefixtures("systemctl")
+@pytest.mark.parametrize("check", [False, True])
+def test_a_file_that_its_unit_has_not_read_is_told_of_again(host: Host, check: bool) -> None:
+    trees = [
+        host.tree({"main.cf": b"1"}, unit="app.service"),
+        host.tree({"else": b"1"}, dest="/etc/else"),
+    ]
+    host.lay(*trees)
+    host.unit = unit_state("active", -60)  # the handler never ran
+    again = host.lay(*trees, check=check)
+    assert (again.changed, again.files, again.diff) == (True, ["/etc/app/main.cf"], [])
+    host.unit = unit_state("active", 60)
+    assert not host.lay(*trees, check=check).changed
+
+
+@pytest.mark.usefixtures("systemctl")
+@pytest.mark.parametrize("state", ["inactive", "failed", "activating"])
+def test_a_unit_that_is_not_active_reads_the_files_when_it_starts(host: Host, state: str) -> None:
+    tree = host.tree({"main.cf": b"1"}, unit="app.service")
+    host.lay(tree)
+    host.unit = unit_state(state, -60)
+    assert not host.lay(tree).changed
+
+
+@pytest.mark.usefixtures("systemctl")
+def test_a_clock_that_was_set_back_asks_for_no_reload(host: Host) -> None:
+    tree = host.tree({"main.cf": b"1"}, unit="app.service")
+    host.lay(tree)
+    tomorrow = time.time() + 86400
+    os.utime(host.root / "etc/app/main.cf", (tomorrow, tomorrow))
+    host.unit = unit_state("active", -60)
+    assert not host.lay(tree).changed
