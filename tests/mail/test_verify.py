@@ -37,7 +37,7 @@ def test_every_proof_passes_on_a_sound_host_and_leaves_no_warning(host, run_play
 def test_a_stopped_filter_is_named(host, run_playbook):
     host.check_output("systemctl stop rspamd")
     try:
-        run = run_playbook("playbooks/verify.yml")
+        run = run_playbook("playbooks/verify.yml", "-e", "verify_timeout=10")
     finally:
         host.check_output("systemctl start rspamd")
     assert run.returncode != 0
