@@ -36,11 +36,29 @@ def inspect(host: Host) -> dict[str, str] | None:
     if not exists("container", host.name):
         return None
     found = json.loads(podman("container", "inspect", host.name))[0]
+    state = found["State"]["Status"]
+    if state in ("running", "stopping") and not Path(f"/proc/{found['State']['Pid']}").exists():
+        state = "dead"  # killed together with what watches it, so that podman hasn't noticed
     return {
         "owner": found["Config"]["Labels"].get(LABEL, ""),
-        "state": found["State"]["Status"],
+        "state": state,
         "image": found["ImageName"],
     }
+
+
+def claim(host: Host) -> dict[str, str] | None:
+    """What this checkout has of a host. Leftovers, which can't be started or are nobody's, go."""
+    found = inspect(host)
+    if not found:
+        return None
+    owner, running = found["owner"], found["state"] == "running"
+    if owner != str(ROOT) and (not owner or (running and Path(owner).exists())):
+        owner = owner or "something else"
+        raise LabError(f"the container {host.name} belongs to {owner}: destroy it there first")
+    if owner == str(ROOT) and found["state"] != "dead":
+        return found
+    remove_host(host)
+    return None
 
 
 def name_service(host: Host) -> str:
@@ -71,15 +89,7 @@ END
 
 def ensure_host(host: Host, image: str) -> None:
     """Make sure that the host runs with all its addresses and answers on SSH."""
-    found = inspect(host)
-    if found and found["owner"] != str(ROOT):
-        owner = found["owner"]
-        # What another checkout left behind is nobody's: it is gone itself, or its lab is down.
-        if not owner or (found["state"] == "running" and Path(owner).exists()):
-            owner = owner or "something else"
-            raise LabError(f"the container {host.name} belongs to {owner}: destroy it there first")
-        remove_host(host)
-        found = None
+    found = claim(host)
     if not found:
         podman(
             "run", "--detach", "--name", host.name, "--hostname", host.hostname,
@@ -138,8 +148,8 @@ def internet_image() -> str:
 def up_internet() -> None:
     host = HOSTS["internet"]
     image = internet_image()
+    found = claim(host)
     if not exists("image", image):
-        found = inspect(host)
         if found and found["image"] != base_image():  # else an earlier try, which may go on
             remove_host(host)
         ensure_host(host, base_image())
