@@ -79,6 +79,7 @@ def main() -> None:
     answer = {
         "changed": result.changed,
         "dkim_keys": result.keys,
+        "records": [{"name": key["name"], "txt": key["txt"]} for key in result.keys if key["txt"]],
         "diff": {"before": "".join(result.before), "after": "".join(result.after)},
     }
     if result.faults:

@@ -77,6 +77,8 @@ def test_check_run_again_and_again_with_check(run: Runner) -> None:
         assert before == {**after, **unknown}
     again = run()
     assert not again["changed"]
+    assert predicted["records"] == []
+    assert [set(record) for record in done["records"]] == [{"name", "txt"}] * 2
     quiet = [{**key, "changed": False, "created": False} for key in done["dkim_keys"]]
     assert again["dkim_keys"] == quiet == run(check=True)["dkim_keys"]
     assert again["diff"] == {"before": "", "after": ""}
