@@ -68,7 +68,7 @@ def name_service(host: Host) -> str:
     """
     names = f"{host.hostname} {host.name}"
     sites = archives(podman("exec", host.name, *APT_SITES))
-    lines = "\n".join(f"{address} {name} # package archive" for address, name in sites.items())
+    lines = "\n".join(f"{address} {name} # package archive" for name, address in sites.items())
     return f"""\
 [ -e /etc/resolv.conf ] || cat > /etc/resolv.conf <<END
 nameserver {host.resolver}

@@ -86,7 +86,7 @@ def check_network() -> None:
                     f" set {variable} to a network that is free here"
                 )
     targets = run(*APT_SITES) if shutil.which("apt-get") else ""
-    for address, name in archives(targets).items():
+    for name, address in archives(targets).items():
         for variable, network in (("LAB_NETWORK4", NETWORK4), ("LAB_NETWORK6", NETWORK6)):
             if ipaddress.ip_address(address) in network:
                 raise LabError(
@@ -96,14 +96,14 @@ def check_network() -> None:
 
 
 def archives(sites: str) -> dict[str, str]:
-    """The package archives by address, from what APT_SITES prints."""
+    """The addresses of the package archives by name, from what APT_SITES prints."""
     found = {}
     for name in {urlsplit(site).hostname for site in sites.split()} - {None}:
         try:
             addresses = socket.getaddrinfo(name, 80, socket.AF_INET, proto=socket.IPPROTO_TCP)
         except socket.gaierror:  # one that this machine can't reach either
             continue
-        found[str(addresses[0][4][0])] = str(name)
+        found[str(name)] = str(addresses[0][4][0])
     return found
 
 
