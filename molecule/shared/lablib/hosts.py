@@ -46,16 +46,21 @@ def inspect(host: Host) -> dict[str, str] | None:
     }
 
 
+def foreign(found: dict[str, str]) -> bool:
+    """Whether a host belongs to somebody else: no lab at all, or another checkout's that runs."""
+    owner, running = found["owner"], found["state"] == "running"
+    return owner != str(ROOT) and (not owner or (running and Path(owner).exists()))
+
+
 def claim(host: Host) -> dict[str, str] | None:
     """What this checkout has of a host. Leftovers, which can't be started or are nobody's, go."""
     found = inspect(host)
     if not found:
         return None
-    owner, running = found["owner"], found["state"] == "running"
-    if owner != str(ROOT) and (not owner or (running and Path(owner).exists())):
-        owner = owner or "something else"
+    if foreign(found):
+        owner = found["owner"] or "something else"
         raise LabError(f"the container {host.name} belongs to {owner}: destroy it there first")
-    if owner == str(ROOT) and found["state"] != "dead":
+    if found["owner"] == str(ROOT) and found["state"] != "dead":
         return found
     remove_host(host)
     return None
