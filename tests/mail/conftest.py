@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import ssl
@@ -71,7 +72,9 @@ def client() -> Host:
 
 @pytest.fixture(scope="session")
 def mx1() -> MailHost:
-    return MailHost("mx1.example.test", "198.51.100.10", "2001:db8:25::10")
+    name = "mx1.example.test"
+    lab = json.loads((LAB / "lab.json").read_text())
+    return MailHost(name, lab["address4"][name], lab["address6"][name])
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from ansible.release import __version__ as here
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 LAB = str(ROOT / "molecule" / "shared" / "lab")
 OTHER = "2.21.5" if here.startswith("2.19.") else "2.19.14"
 CONTROL = "/run/hikyaku-lab"  # where the lab's SSH settings keep connections

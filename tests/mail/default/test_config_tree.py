@@ -17,7 +17,7 @@ import pytest
 import yaml
 from testinfra.host import Host
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 DEST = "/etc/hikyaku-test"
 STATE = "/var/lib/hikyaku/config/test"
 
