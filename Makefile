@@ -31,10 +31,11 @@ unit: $(VENV)/.made ## unit tests
 molecule: $(VENV)/.made ## protocol tests against real hosts in containers
 	@$(BIN)/python tests/run.py molecule
 
-bench: $(VENV)/.made ## how long runs take, beside a bare package installation
+bench: $(VENV)/.made ## how long runs take, messages a second, memory
 	@$(LAB) setup
 	@$(LAB) up internet
 	@$(LAB) run python3 tests/bench/converge.py
+	@$(LAB) run $(BIN)/python tests/bench/mailflow.py
 
 clean: ## remove the lab with its images, and all that was made
 	@if [ -x $(LAB) ]; then $(LAB) destroy --images; fi
