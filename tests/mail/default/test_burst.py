@@ -8,14 +8,13 @@ import ssl
 from concurrent.futures import ThreadPoolExecutor
 
 from conftest import MailHost
-from mailclient import VISITOR, Imap, Smtp, eventually, message, queue, token
-from testinfra.host import Host
+from mailclient import VISITOR, Imap, Smtp, eventually, message, token
 
 ALICE = "alice@example.test"
 
 
 def test_a_burst_to_one_mailbox_is_delivered_and_not_deferred(
-    mx1: MailHost, host: Host, tls: ssl.SSLContext, accounts: dict[str, str]
+    mx1: MailHost, tls: ssl.SSLContext, accounts: dict[str, str]
 ) -> None:
     subject = token()
 
@@ -27,8 +26,6 @@ def test_a_burst_to_one_mailbox_is_delivered_and_not_deferred(
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(send, range(8)))
+    # What is deferred comes back after five minutes (minimal_backoff_time).
     with Imap(mx1, tls, ALICE, accounts[ALICE]) as session:
         eventually(lambda: len(session.find(subject)), lambda found: found == 80, timeout=90)
-    assert [item for item in queue(host) if item["sender"] == VISITOR] == []
-    log = host.check_output("journalctl -q -o cat --no-pager --since -5min -t postfix/lmtp")
-    assert "Too many concurrent" not in log
