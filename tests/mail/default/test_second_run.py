@@ -7,7 +7,7 @@ from __future__ import annotations
 import socket
 import threading
 
-SERVICES = ("unbound", "rspamd", "valkey-server", "dovecot", "postfix")
+SERVICES = ("unbound", "rspamd", "valkey-server", "dovecot", "postsrsd", "postfix")
 MOST_TASKS = 70
 
 
