@@ -359,9 +359,22 @@ def test_c069_a_submitters_address_is_not_told(
     with submit(mx1, 465, tls, ALICE, accounts[ALICE]) as session:
         assert session.sock
         own = session.sock.getsockname()[0]
-        session.send_message(message(ALICE, BOB, subject))
+        session.send_message(message(TEAM, BOB, subject))
     found = wait_for_message(mx1, tls, (BOB, accounts[BOB]), subject)
     assert own not in str(found.get_all("Received"))
+    assert ALICE not in found.as_string()  # the login
+
+
+def test_only_users_are_offered_delivery_notices(
+    visit: Smtp, mx1: MailHost, tls: ssl.SSLContext
+) -> None:
+    assert "dsn" not in visit.esmtp_features
+    for port in (465, 587):
+        with before_tls(mx1, port) as talk:
+            talk.secure(tls)
+            if port == 465:
+                talk.smtp()
+            assert b"DSN" in talk.smtp("EHLO pebble.test")
 
 
 def test_c083_mail_waits_for_the_mailboxes(
