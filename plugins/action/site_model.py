@@ -22,6 +22,7 @@ RETURNED = (
     "mail_domains",
     "mail_login_networks",
 )
+ANTIVIRUS_MIB = 1536  # the signatures, and what a scan needs besides
 SHOWN = 200  # more lines than that help nobody
 
 
@@ -51,7 +52,14 @@ class ActionModule(ActionBase):
         faults += _foreign_variables(task_vars, args.get("other_variables") or [])
         facts = {}
         if args.get("target") is not None:
-            found = self._look(args["target"], faults, task_vars)
+            target = dict(args["target"])
+            more = ANTIVIRUS_MIB if site.antivirus and "min_memory_mib" in target else 0
+            if more:
+                target["min_memory_mib"] = int(target["min_memory_mib"]) + more
+            found = self._look(target, faults, task_vars)
+            for fault in found["faults"]:
+                if more and fault["path"] == "memory":
+                    fault["allowed"] += f", {more} MiB of it since mail_antivirus is true"
             faults += [model.Fault(**fault) for fault in found["faults"]]
             facts = {"packages": _as_package_facts(found.get("packages", {}))}
         if faults:

@@ -30,6 +30,7 @@ NOUNS = (
     "mail_aliases",
     "mail_login_networks",
     "mail_smarthost",
+    "mail_antivirus",
 )
 DOMAIN_KEYS = ("name", "dmarc_policy", "address_format", "catch_all")
 ACCOUNT_KEYS = ("address", "password_hash", "quota", "aliases", "send_only", "state")
@@ -109,6 +110,7 @@ class Site:
     aliases: list[Alias] = field(default_factory=list)
     login_networks: list[str] = field(default_factory=lambda: list(EVERYWHERE))
     smarthost: Smarthost | None = None
+    antivirus: bool = False
 
     def nouns(self) -> dict[str, object]:
         """The site as nouns again, in normal form: parse_site() takes it and returns the same."""
@@ -149,6 +151,7 @@ class Site:
                 "username": smarthost.username,
                 "password": smarthost.password,
             },
+            "mail_antivirus": self.antivirus,
         }
         return {noun: value for noun, value in nouns.items() if value is not None}
 
@@ -207,6 +210,7 @@ class _Reader:
             found = self.texts("", nouns, "mail_login_networks", _network, NETWORK)
             site.login_networks = list(dict.fromkeys(network for _path, network in found))
         self.read_smarthost("mail_smarthost", nouns.get("mail_smarthost"))
+        site.antivirus = self.value("", nouns, "mail_antivirus", _boolean, False)
 
     def read_domain(self, path: str, entry: _Entry) -> None:
         name = self.value(path, entry, "name", _host_name, None, needed=True)

@@ -135,6 +135,10 @@ options:
           password:
             description: The password to log in with.
             type: str
+      mail_antivirus:
+        description: Whether ClamAV checks all mail. The host needs 1536 MiB more memory for it.
+        type: bool
+        default: false
   other_variables:
     description:
       - Variables of your own that begin with C(mail_). Any other such name is taken for a misspelt

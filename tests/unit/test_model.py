@@ -598,7 +598,7 @@ UNKNOWN: list[Case] = [
     ({"mail_" + "acounts": []}, "mail_acounts", "unknown", "did you mean mail_accounts"),
     ({"mail_domain": "example.com"}, "mail_domain", "unknown", "did you mean mail_domains"),
     ({"mail_host_name": "x"}, "mail_host_name", "unknown", "did you mean mail_hostname"),
-    ({"mail_zzz": "hunter2"}, "mail_zzz", "unknown", "mail_accounts.* and mail_smarthost$"),
+    ({"mail_zzz": "hunter2"}, "mail_zzz", "unknown", "mail_accounts.* and mail_antivirus$"),
     ({7: "x"}, "7", "unknown", "mail_hostname"),
     (domain(catchall="x@example.com"), "mail_domains[0].catchall", "unknown", "mean catch_all"),
     (domain(dmarc="none"), "mail_domains[0].dmarc", "unknown", "mean dmarc_policy"),

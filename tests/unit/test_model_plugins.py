@@ -85,6 +85,16 @@ def test_the_host_is_looked_at_with_the_controllers_time() -> None:
     assert plugin.called["module_args"].keys() == {"min_memory_mib", "controller_time"}
 
 
+def test_an_antivirus_needs_more_memory_and_the_fault_names_the_noun() -> None:
+    little = {"path": "memory", "value": "2000 MiB", "allowed": "at least 2560 MiB"}
+    target = {"min_memory_mib": 1024}
+    plugin, result = run(SITE | {"mail_antivirus": True}, {"faults": [little]}, target=target)
+    assert plugin.called["module_args"]["min_memory_mib"] == 1024 + action.ANTIVIRUS_MIB
+    assert "1536 MiB of it since mail_antivirus is true" in result["msg"]
+    plugin, _result = run(SITE | {"mail_antivirus": False}, target=target)
+    assert plugin.called["module_args"]["min_memory_mib"] == 1024
+
+
 def test_faults_of_site_variables_and_host_come_together() -> None:
     _plugin, result = run(
         SITE | {"mail_hostname": "mx1", "mail_acounts": []}, {"faults": [PORT]}, target={}
@@ -95,8 +105,8 @@ def test_faults_of_site_variables_and_host_come_together() -> None:
         "- mail_hostname: 'mx1'; allowed: a fully qualified host name such as mx1.example.com, "
         "of at least two labels",
         "- mail_acounts: unknown; allowed: mail_hostname, mail_profile, mail_postmaster, "
-        "mail_domains, mail_accounts, mail_aliases, mail_login_networks and mail_smarthost; "
-        "did you mean mail_accounts?",
+        "mail_domains, mail_accounts, mail_aliases, mail_login_networks, mail_smarthost and "
+        "mail_antivirus; did you mean mail_accounts?",
         "- port 25: held by exim4 (pid 812); allowed: nobody but master",
     ]
 
